@@ -1,0 +1,138 @@
+"""Reading released checkpoints: strictly, as tensors only, and with one clear line when something does not fit.
+
+Every file from outside is treated as hostile: pickles are read by PyTorch's tensors-only loader, nothing in them runs.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from selective_focus import LaneDetector
+
+State = dict[str, Tensor]
+
+NESTED = ("net", "model", "state_dict")
+"""Names under which training programs store the weights beside epoch, optimizer and the like."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message is one line and says what to do."""
+
+
+def load_official(
+    target: LaneDetector | nn.Module,
+    source: Mapping[str, Any] | str | Path,
+    *,
+    ignore: Sequence[str] = (),
+    variants: Mapping[str, Callable[[], nn.Module]] | None = None,
+) -> None:
+    """Load a checkpoint whose layout is that of the official code into a detector (or a bare module), strictly.
+
+    source: a path (.pth, .pt, .pkl, a .zip around one, .safetensors) or what such a file holds.
+    ignore: shell patterns of keys that may be in the file and are not needed (training-only layers, profiler entries).
+    variants: constructors of all variants' modules, tried (without memory) to name the one that would have fitted.
+    Raises CheckpointError; the target is unchanged then.
+    """
+    model = target.model if isinstance(target, LaneDetector) else target
+    label = f"{target.name} {target.variant}" if isinstance(target, LaneDetector) else type(model).__name__
+    where = "the given state dict" if isinstance(source, Mapping) else str(source)
+    content = source if isinstance(source, Mapping) else read(Path(source))
+    state = {
+        key: value
+        for key, value in state_dict_of(content, where).items()
+        if key in model.state_dict() or not any(fnmatchcase(key, pattern) for pattern in ignore)
+    }
+    problem = _mismatch(model, state)
+    if problem:
+        fits = [name for name, make in (variants or {}).items() if _fits(make, state)]
+        hint = f"; it fits variant {fits[0]!r}: build that one" if fits else ""
+        raise CheckpointError(f"{where}: not a checkpoint of {label}: {problem}{hint}")
+    bad = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise CheckpointError(f"{where}: {_first(bad)} hold NaN or infinite values; download the file again")
+    model.load_state_dict(state, strict=False)
+
+
+def read(path: Path) -> Any:
+    """The content of a checkpoint file, tensors on the CPU. Nothing but tensors and plain containers is accepted."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; give the path of a checkpoint")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(_unzipped(path), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it asks for the Python object {found[1]}" if found else "it is no pickle of tensors"
+        raise CheckpointError(
+            f"{path}: refused, {what}; save only the state dict (torch.save(model.state_dict(), ...)) and try again"
+        ) from None
+    except (OSError, EOFError, RuntimeError, SafetensorError, ValueError, KeyError, IndexError) as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise CheckpointError(
+            f"{path}: truncated or not a checkpoint ({reason}); download the file again"
+        ) from None
+
+
+def state_dict_of(content: Any, where: str) -> State:
+    """The weights inside a checkpoint: nested dict found, prefix ``module.`` of a data-parallel wrapper removed."""
+    for name in NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(
+            f"{where}: holds no state dict (a dict of tensors, or one under {', '.join(NESTED)})"
+        )
+    odd = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise CheckpointError(
+            f"{where}: {_first(odd)} in the state dict are no tensors; give the weights alone"
+        )
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def _unzipped(path: Path) -> Path | io.BytesIO:
+    """The file itself, or the only .pth/.pt inside a plain zip archive (how some projects publish)."""
+    if not zipfile.is_zipfile(path):
+        return path
+    with zipfile.ZipFile(path) as archive:
+        members = [name for name in archive.namelist() if name.endswith((".pth", ".pt"))]
+        return io.BytesIO(archive.read(members[0])) if len(members) == 1 else path
+
+
+def _mismatch(model: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """What keeps a state dict from fitting a model, in a few words; empty if it fits."""
+    expected = model.state_dict()
+    # Checkpoints from before PyTorch 0.4.1 have no batch counters; inference does not read them.
+    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    extra = [key for key in state if key not in expected]
+    shapes = [
+        f"{key} is {list(value.shape)}, not {list(expected[key].shape)}"
+        for key, value in state.items()
+        if key in expected and value.shape != expected[key].shape
+    ]
+    named = (("missing", missing), ("unexpected", extra), ("other shape:", shapes))
+    return "; ".join(f"{word} {_first(keys)}" for word, keys in named if keys)
+
+
+def _fits(make: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> bool:
+    with torch.device("meta"):
+        return not _mismatch(make(), state)
+
+
+def _first(keys: Sequence[str], count: int = 3) -> str:
+    more = f" and {len(keys) - count} more" if len(keys) > count else ""
+    return ", ".join(keys[:count]) + more
