@@ -1,12 +1,12 @@
-"""Lane detectors. One folder a detector; a folder with a ``decode.py`` is found by its name, there is no list to edit.
+"""Lane detectors, one folder each. A folder with a ``decode.py`` is found by its name; there is no list to edit.
 
 A detector's ``__init__.py`` exposes
 
     VARIANTS                    mapping of variant name to anything that describes it, the usual choice first
     build(variant) -> LaneDetector      with fresh (random) weights, in eval mode
 
-and its detector class a method ``load_official(state_dict_or_path)`` (see ``lane_models.checkpoint``). Weights that
-ship with the project are ``lane_models/weights/<name>_<variant>.safetensors``.
+and its detector class a method ``load_official(state_dict_or_path)`` (see ``lane_models.checkpoint``).
+Weights that ship with the project are ``lane_models/weights/<name>_<variant>.safetensors``.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def build(
     """A detector in eval mode.
 
     variant: default "synthetic" where the detector has it, else its first.
-    weights: a checkpoint (path or state dict) in the official layout of that variant. Without it, the weights that ship
-        with the project; a variant that ships none keeps random weights.
-    Raises ValueError (unknown name or variant) or CheckpointError (weights that do not fit), each in one line.
+    weights: a checkpoint (path or state dict) in the official layout of that variant. Without it, the weights
+        that ship with the project; a variant that ships none keeps random weights.
+    Raises ValueError (unknown name or variant) or CheckpointError (weights that do not fit), in one line.
     """
     package = _package(name)
     if variant is None:

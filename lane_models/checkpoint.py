@@ -1,6 +1,6 @@
-"""Reading released checkpoints: strictly, as tensors only, and with one clear line when something does not fit.
+"""Reading released checkpoints: strictly, as tensors only, with one clear line when something does not fit.
 
-Every file from outside is treated as hostile: pickles are read by PyTorch's tensors-only loader, nothing in them runs.
+Every file from outside is treated as hostile: PyTorch's tensors-only loader reads pickles, nothing in them runs.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def load_official(
     ignore: Sequence[str] = (),
     variants: Mapping[str, Callable[[], nn.Module]] | None = None,
 ) -> None:
-    """Load a checkpoint whose layout is that of the official code into a detector (or a bare module), strictly.
+    """Load a checkpoint in the official code's layout into a detector (or a bare module), strictly.
 
     source: a path (.pth, .pt, .pkl, a .zip around one, .safetensors) or what such a file holds.
-    ignore: shell patterns of keys that may be in the file and are not needed (training-only layers, profiler entries).
-    variants: constructors of all variants' modules, tried (without memory) to name the one that would have fitted.
+    ignore: shell patterns of keys that are not needed where they exist (training-only layers, profiler entries).
+    variants: constructors of all variants' modules, tried (without memory) to name the one that would fit.
     Raises CheckpointError; the target is unchanged then.
     """
     model = target.model if isinstance(target, LaneDetector) else target
@@ -66,7 +66,7 @@ def load_official(
 
 
 def read(path: Path) -> Any:
-    """The content of a checkpoint file, tensors on the CPU. Nothing but tensors and plain containers is accepted."""
+    """The content of a checkpoint file, on the CPU. Nothing but tensors and plain containers is accepted."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give the path of a checkpoint")
     try:
@@ -76,9 +76,8 @@ def read(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f"it asks for the Python object {found[1]}" if found else "it is no pickle of tensors"
-        raise CheckpointError(
-            f"{path}: refused, {what}; save only the state dict (torch.save(model.state_dict(), ...)) and try again"
-        ) from None
+        advice = "save only the state dict (torch.save(model.state_dict(), ...)) and try again"
+        raise CheckpointError(f"{path}: refused, {what}; {advice}") from None
     except (OSError, EOFError, RuntimeError, SafetensorError, ValueError, KeyError, IndexError) as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise CheckpointError(
@@ -87,7 +86,7 @@ def read(path: Path) -> Any:
 
 
 def state_dict_of(content: Any, where: str) -> State:
-    """The weights inside a checkpoint: nested dict found, prefix ``module.`` of a data-parallel wrapper removed."""
+    """The weights inside a checkpoint: nested dict found, a data-parallel wrapper's ``module.`` removed."""
     for name in NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]

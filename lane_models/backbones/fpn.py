@@ -22,7 +22,8 @@ class _Conv(nn.Module):
 class FPN(nn.Module):
     """Maps of several strides, finest first -> as many maps of ``channels`` channels, finest first.
 
-    1x1 lateral convolutions, top-down sums with nearest upsampling to the finer map's size, 3x3 output convolutions.
+    1x1 lateral convolutions, top-down sums with nearest upsampling to the finer map's size, 3x3 output
+    convolutions.
     outputs: how many of the finest levels to give (and to have output convolutions for); default all.
     """
 

@@ -1,7 +1,7 @@
 """ResNet of basic blocks (He et al. 2016) with torchvision's module names, so that released state dicts fit.
 
-Activations are modules of their own and never in place: quantizers hook them, and cached activations must not change
-under a later layer.
+Activations are modules of their own and never in place: quantizers hook them, and cached activations must not
+change under a later layer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: [N, C, H, W] -> [N, channels, H/stride, W/stride].
 
-    With a dilation both convolutions are dilated (as in semantic segmentation backbones).
+    dilation: of the first convolution only (pytorch-auto-drive's reading of a dilated basic block).
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1, dilation: int = 1) -> None:
@@ -25,7 +25,7 @@ class BasicBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, dilation, dilation, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, dilation, dilation, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample: nn.Module | None = None
         if stride != 1 or in_channels != channels:
@@ -40,43 +40,44 @@ class BasicBlock(nn.Module):
         return self.relu2(self.bn2(self.conv2(x)) + shortcut)
 
 
-def stage(in_channels: int, channels: int, blocks: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """A row of basic blocks; only the first changes size and channels."""
-    first = BasicBlock(in_channels, channels, stride, dilation)
-    return nn.Sequential(first, *(BasicBlock(channels, channels, 1, dilation) for _ in range(blocks - 1)))
-
-
 class ResNet(nn.Module):
-    """[N, 3, H, W] -> the four stages' outputs, by default at strides 4, 8, 16, 32 with width x 1, 2, 4, 8 channels.
+    """[N, 3, H, W] -> the outputs of the stages, by default at strides 4, 8, 16, 32.
 
-    blocks: basic blocks a stage (see ``BLOCKS``). width: channels of the stem and first stage (64 in the paper).
-    strides, dilations: of each stage; segmentation models use strides (1, 2, 1, 1) with dilations (1, 1, 2, 4).
+    blocks: basic blocks of each stage (see ``BLOCKS``); three numbers give a network without the last stage.
+    width: channels of the stem and the first stage (64 in the paper); each further stage doubles them.
+    dilated: of each stage, whether its stride becomes a dilation. As in torchvision the first block of such a stage
+        keeps the dilation from before it.
     """
 
     def __init__(
         self,
         blocks: Sequence[int] = BLOCKS[18],
         width: int = 64,
-        strides: Sequence[int] = (1, 2, 2, 2),
-        dilations: Sequence[int] = (1, 1, 1, 1),
+        dilated: Sequence[bool] = (False, False, False, False),
     ) -> None:
         super().__init__()
-        self.channels = tuple(width * 2**i for i in range(4))
+        self.channels = tuple(width * 2**i for i in range(len(blocks)))
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        inputs = (width, *self.channels[:3])
-        self.layer1, self.layer2, self.layer3, self.layer4 = (
-            stage(*shape) for shape in zip(inputs, self.channels, blocks, strides, dilations, strict=True)
-        )
+        self.stages = [f"layer{i + 1}" for i in range(len(blocks))]
+        in_channels, dilation = width, 1
+        for i, (name, channels) in enumerate(zip(self.stages, self.channels, strict=True)):
+            before, stride = dilation, 1 if i == 0 or dilated[i] else 2
+            dilation *= 2 if dilated[i] else 1
+            first = BasicBlock(in_channels, channels, stride, before)
+            others = (BasicBlock(channels, channels, 1, dilation) for _ in range(blocks[i] - 1))
+            self.add_module(name, nn.Sequential(first, *others))
+            in_channels = channels
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        c2 = self.layer1(x)
-        c3 = self.layer2(c2)
-        c4 = self.layer3(c3)
-        return c2, c3, c4, self.layer4(c4)
+        outputs = []
+        for name in self.stages:
+            x = self.get_submodule(name)(x)
+            outputs.append(x)
+        return tuple(outputs)
 
 
 def initialise(model: nn.Module) -> None:
