@@ -1,4 +1,4 @@
-"""Lane detectors, one folder each. A folder with a ``decode.py`` is found by its name; there is no list to edit.
+"""Lane detectors, one folder each. A folder with a ``decode.py`` is found by its name: no list to edit.
 
 A detector's ``__init__.py`` exposes
 

@@ -1,6 +1,6 @@
 """Reading released checkpoints: strictly, as tensors only, with one clear line when something does not fit.
 
-Every file from outside is treated as hostile: PyTorch's tensors-only loader reads pickles, nothing in them runs.
+Every file from outside is treated as hostile: pickles are read by PyTorch's tensors-only loader.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def load_official(
     """Load a checkpoint in the official code's layout into a detector (or a bare module), strictly.
 
     source: a path (.pth, .pt, .pkl, a .zip around one, .safetensors) or what such a file holds.
-    ignore: shell patterns of keys that are not needed where they exist (training-only layers, profiler entries).
+    ignore: shell patterns of keys to leave out where they exist (training-only layers, profiler entries).
     variants: constructors of all variants' modules, tried (without memory) to name the one that would fit.
     Raises CheckpointError; the target is unchanged then.
     """

@@ -45,8 +45,8 @@ class ResNet(nn.Module):
 
     blocks: basic blocks of each stage (see ``BLOCKS``); three numbers give a network without the last stage.
     width: channels of the stem and the first stage (64 in the paper); each further stage doubles them.
-    dilated: of each stage, whether its stride becomes a dilation. As in torchvision the first block of such a stage
-        keeps the dilation from before it.
+    dilated: of each stage, whether its stride becomes a dilation. As in torchvision the first block of such a
+        stage keeps the dilation from before it.
     """
 
     def __init__(
