@@ -1,0 +1,257 @@
+"""The affine quantizer: grids, fake quantization and its gradients.
+
+q = clip(round(x / s) + z, qmin, qmax),  y = (q - z) * s,  with round = half to even. Rounding comes first and
+the zero point is added after it: round(x / s + z) decides ties differently when z is odd. Because z is a
+whole number the clip is done as clip(round(x / s), qmin - z, qmax - z), which gives the same values in fewer
+passes over memory.
+
+Scales and zero points are 0-d (one per tensor) or [C] (one per slice of the first dimension, i.e. per output
+channel of a Conv or Linear weight).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SCALE_FLOOR = 1e-8
+"""Smallest scale of a grid: a constant tensor must not divide by zero."""
+
+SymmetricRule = Literal["full", "restricted"]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The values a quantized tensor may take: (q - zero_point) * scale for whole q in qmin..qmax.
+
+    scale, zero_point: float32, 0-d or [C]; zero_point holds whole numbers.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    qmin: int
+    qmax: int
+
+    def __post_init__(self) -> None:
+        if self.qmin >= self.qmax:
+            raise ValueError(f"a grid needs qmin < qmax, not qmin={self.qmin} and qmax={self.qmax}")
+        if self.scale.ndim > 1 or self.zero_point.ndim > 1:
+            raise ValueError(f"a grid's scale must be 0-d or [C], not {list(self.scale.shape)}")
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether each slice of the first dimension has its own scale."""
+        return self.scale.ndim == 1
+
+    def to(self, device: torch.device | str) -> Grid:
+        """The same grid on another device."""
+        return Grid(self.scale.to(device), self.zero_point.to(device), self.qmin, self.qmax)
+
+
+def along_first(value: Tensor, x: Tensor) -> Tensor:
+    """A per-channel [C] value shaped [C, 1, 1, ...] to broadcast against x; 0-d values pass unchanged."""
+    return value if value.ndim == 0 else value.view(-1, *[1] * (x.ndim - 1))
+
+
+def integer_range(bits: int, symmetric: bool, rule: SymmetricRule = "full") -> tuple[int, int]:
+    """Smallest and largest code: 0..2^b-1, or signed -2^(b-1)..2^(b-1)-1 ('restricted' drops the lowest)."""
+    if not 2 <= bits <= 16:
+        raise ValueError(f"bits must be 2..16, not {bits}")
+    if not symmetric:
+        return 0, 2**bits - 1
+    top = 2 ** (bits - 1) - 1
+    return (-top if rule == "restricted" else -top - 1), top
+
+
+def grid_from_range(
+    lo: Tensor, hi: Tensor, bits: int, symmetric: bool = False, rule: SymmetricRule = "full"
+) -> Grid:
+    """The grid that covers lo..hi, widened to contain zero so that zero stays exact.
+
+    lo, hi: 0-d or [C]. Asymmetric: s = (hi - lo) / (2^b - 1), z = round(-lo / s). Symmetric, with a =
+    max(-lo, hi): rule 'full' is QDrop's s = a / ((2^b - 1) / 2) on -2^(b-1)..2^(b-1)-1, where +a lies half a
+    step above the top code and is clipped; 'restricted' is s = a / (2^(b-1) - 1) on the range without its
+    lowest code.
+    """
+    qmin, qmax = integer_range(bits, symmetric, rule)
+    lo, hi = lo.detach().float().clamp(max=0), hi.detach().float().clamp(min=0)
+    if symmetric:
+        half_width = (2**bits - 1) / 2 if rule == "full" else float(qmax)
+        scale = (torch.maximum(-lo, hi) / half_width).clamp(min=SCALE_FLOOR)
+        return Grid(scale, torch.zeros_like(scale), qmin, qmax)
+    scale = ((hi - lo) / (qmax - qmin)).clamp(min=SCALE_FLOOR)
+    zero_point = (torch.round(-lo / scale) + 0.0).clamp(qmin, qmax)
+    return Grid(scale, zero_point, qmin, qmax)
+
+
+def codes(x: Tensor, grid: Grid) -> Tensor:
+    """The integer codes of x as int32, in qmin..qmax."""
+    scale, zero_point = along_first(grid.scale, x), along_first(grid.zero_point, x)
+    return torch.round(x.detach() / scale).add_(zero_point).clamp_(grid.qmin, grid.qmax).to(torch.int32)
+
+
+def dequantize(q: Tensor, grid: Grid) -> Tensor:
+    """The real values (q - zero_point) * scale of codes q."""
+    return (q.to(grid.scale.dtype) - along_first(grid.zero_point, q)) * along_first(grid.scale, q)
+
+
+def _clip(rounded: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:
+    """Whole multiples of the scale, clipped to what the grid reaches around its zero point."""
+    return torch.clamp(rounded, qmin - zero_point, qmax - zero_point)
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Straight-through: the gradient passes where the unclipped code lies in the range, bounds included."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:
+        rounded = torch.div(x, scale).round_()
+        clipped = _clip(rounded, zero_point, qmin, qmax)
+        ctx.save_for_backward(rounded == clipped)
+        return clipped.mul_(scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (inside,) = ctx.saved_tensors
+        return upstream * inside, None, None, None, None
+
+
+def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
+    """x on the grid, same shape; straight-through gradient to x, none to the grid."""
+    scale, zero_point = along_first(grid.scale.detach(), x), along_first(grid.zero_point, x)
+    if torch.is_grad_enabled() and x.requires_grad:
+        y: Tensor = _FakeQuantize.apply(x, scale, zero_point, grid.qmin, grid.qmax)  # type: ignore[no-untyped-call]
+        return y
+    return _clip(torch.div(x, scale).round_(), zero_point, grid.qmin, grid.qmax).mul_(scale)
+
+
+class _LearnedFakeQuantize(torch.autograd.Function):
+    """Fake quantization with a trained scale, optionally applied to the kept elements only.
+
+    Saves x alone (which the layer before keeps anyway) and works out the rest again in the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor,
+        qmin: int,
+        qmax: int,
+        keep: Tensor | None,
+        grad_factor: float,
+    ) -> Tensor:
+        wide = along_first(scale, x)
+        y = _clip(torch.div(x, wide).round_(), along_first(zero_point, x), qmin, qmax).mul_(wide)
+        ctx.save_for_backward(x, scale, zero_point, keep)
+        ctx.constants = (qmin, qmax, grad_factor)
+        return y if keep is None else torch.where(keep, y, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, zero_point, keep = ctx.saved_tensors
+        qmin, qmax, grad_factor = ctx.constants
+        ratio = torch.div(x, along_first(scale, x))
+        rounded = torch.round(ratio)
+        clipped = _clip(rounded, along_first(zero_point, x), qmin, qmax)
+        inside = rounded == clipped
+        grad_x = grad_scale = None
+        if ctx.needs_input_grad[0]:
+            grad_x = upstream * (inside if keep is None else inside | ~keep)
+        if ctx.needs_input_grad[1]:
+            # d y / d s is round(x/s) - x/s inside the range and the clipped code outside (LSQ, eq. 3)
+            slope = clipped.sub_(ratio.mul_(inside)).mul_(upstream)
+            if keep is not None:
+                slope.mul_(keep)
+            total = slope.sum() if scale.ndim == 0 else slope.flatten(1).sum(1)
+            grad_scale = total * grad_factor
+        return grad_x, grad_scale, None, None, None, None, None
+
+
+def fake_quantize_drop(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    qmin: int,
+    qmax: int,
+    keep_mask: Tensor | None,
+    grad_factor: float = 1.0,
+) -> Tensor:
+    """QDrop's activation quantizer: x on the grid where ``keep_mask`` is true, x itself elsewhere.
+
+    x: any shape; scale, zero_point: 0-d or [C], scale positive; keep_mask: boolean, shape of x, or None for
+    all. Gradient to x (straight-through) and to scale (LSQ's, times grad_factor, from kept elements only).
+    Wei et al. 2022.
+    """
+    y: Tensor = _LearnedFakeQuantize.apply(x, scale, zero_point, qmin, qmax, keep_mask, grad_factor)  # type: ignore[no-untyped-call]
+    return y
+
+
+def lsq_fake_quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, grad_factor: float = 1.0
+) -> Tensor:
+    """Fake quantization with a learned scale (LSQ, Esser et al. 2020): gradient to x and to scale.
+
+    grad_factor: ``lsq_grad_factor`` for LSQ and QDrop, 1 for BRECQ.
+    """
+    return fake_quantize_drop(x, scale, zero_point, qmin, qmax, None, grad_factor)
+
+
+def lsq_grad_factor(numel: int, qmax: int) -> float:
+    """1 / sqrt(numel * qmax), numel of the whole batch tensor (LSQ, section 2.2)."""
+    return 1 / math.sqrt(numel * qmax)
+
+
+def lsq_initial_scale(x: Tensor, qmax: int) -> Tensor:
+    """LSQ's start 2 mean|x| / sqrt(qmax), 0-d."""
+    return 2 * x.detach().abs().mean() / math.sqrt(qmax)
+
+
+def mix_inputs(quantized: Tensor, full_precision: Tensor, keep_mask: Tensor | None) -> Tensor:
+    """QDrop's unit input: the quantized network's value where kept (None: all), else the float network's."""
+    return quantized if keep_mask is None else torch.where(keep_mask, quantized, full_precision)
+
+
+class MaskPool:
+    """Random keep-masks cut from one pre-drawn pool of booleans at a random offset.
+
+    Fresh random numbers for every element and step cost about as much as the quantizer itself; a slice costs
+    nothing. keep_probability: share of elements that stay quantized (QDrop's p; 1 means nothing is dropped).
+    """
+
+    def __init__(self, keep_probability: float, seed: int, size: int = 1 << 22) -> None:
+        if not 0 <= keep_probability <= 1:
+            raise ValueError(f"keep_probability must be in 0..1, not {keep_probability}")
+        self.keep_probability = keep_probability
+        self._size = size
+        self._offsets = random.Random(seed)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._pool = torch.empty(0, dtype=torch.bool)
+
+    def draw(self, like: Tensor) -> Tensor | None:
+        """A boolean mask with the shape and memory layout of ``like``; None when everything is kept."""
+        if self.keep_probability >= 1:
+            return None
+        count = like.numel()
+        if self._pool.numel() < 2 * count or self._pool.device != like.device:
+            self._pool = self._fresh(max(self._size, 2 * count)).to(like.device)
+        offset = self._offsets.randrange(self._pool.numel() - count + 1)
+        mask = self._pool[offset : offset + count]
+        if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
+            n, c, h, w = like.shape
+            return mask.view(n, h, w, c).permute(0, 3, 1, 2)
+        return mask.view(like.shape)
+
+    def _fresh(self, size: int) -> Tensor:
+        # A byte a value is drawn rather than a float: four times less memory, and p is met to within 1/65536.
+        threshold = round(self.keep_probability * 65536)
+        return torch.randint(0, 65536, (size,), generator=self._generator, dtype=torch.int32) < threshold

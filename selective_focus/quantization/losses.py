@@ -1,0 +1,48 @@
+"""Reconstruction losses between a unit's float output (target) and its quantized output (prediction)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def reconstruction_loss(prediction: Tensor, target: Tensor, p: float = 2.0, channel_dim: int = 1) -> Tensor:
+    """sum over channels of |d|^p, mean over everything else (BRECQ; AdaRound eq. 25 with p = 2).
+
+    [N, C, ...] or [N, C] (then the mean over the batch of the sum over features). channel_dim is -1 for
+    tokens [N, T, C]. BRECQ trains activation scales with p = 2.4.
+    """
+    difference = prediction - target
+    powered = difference.square() if p == 2 else difference.abs().pow(p)
+    return powered.sum(dim=channel_dim).mean()
+
+
+def fisher_diagonal_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """sum over channels of (d * weight)^2, mean over the rest (BRECQ's 'fisher_diag')."""
+    return ((prediction - target) * weight).square().sum(dim=1).mean()
+
+
+def fisher_full_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """BRECQ's 'fisher_full': mean of (sum over one sample of |d| weight) * |d| * weight, divided by 100."""
+    weighted = (prediction - target).abs() * weight
+    per_sample = weighted.flatten(1).sum(dim=1).view(-1, *[1] * (weighted.ndim - 1))
+    return (per_sample * weighted).mean() / 100
+
+
+def fisher_weight(gradient: Tensor, normalise: bool = False) -> Tensor:
+    """Weight of the Fisher losses from the task loss's gradient at the unit's output.
+
+    BRECQ stores |g| + 1, which hides a small gradient altogether; normalise=True keeps |g| alone, at mean
+    square 1.
+    """
+    magnitude = gradient.detach().abs()
+    if not normalise:
+        return magnitude + 1.0
+    return magnitude / magnitude.square().mean().sqrt().clamp(min=torch.finfo(magnitude.dtype).tiny)
+
+
+def distribution_shift(logits: Tensor, float_logits: Tensor) -> Tensor:
+    """KL(softmax(float) || softmax(quantized)), summed over classes (dim 1), divided by the batch size."""
+    log_probability = functional.log_softmax(logits, dim=1)
+    return functional.kl_div(log_probability, functional.softmax(float_logits, dim=1), reduction="batchmean")
