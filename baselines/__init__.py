@@ -1,0 +1,1 @@
+"""The methods that Selective Focus is compared with: one file each, found by the file."""

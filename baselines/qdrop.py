@@ -1,0 +1,20 @@
+"""QDrop (Wei et al. 2022): rounding and step sizes together, block by block, activations randomly kept in float."""
+
+from selective_focus.job import QuantizationJob
+from selective_focus.methods import Method
+
+
+def run(job: QuantizationJob) -> None:
+    """One joint phase; ``keep_probability`` is the chance that an element stays quantized."""
+    job.quantize_weights()
+    job.calibrate_activations()
+    job.reconstruct_units("block", weights=True, scales=True)
+
+
+METHOD = Method(
+    "qdrop",
+    "learned rounding and step sizes with random dropping, block by block",
+    run,
+    source="Wei et al., QDrop: Randomly Dropping Quantization for Extremely Low-bit PTQ, 2022",
+    reconstruction={"unit": "block", "keep_probability": 0.5},
+)

@@ -1,0 +1,227 @@
+"""What every method works on: a detector's two twin networks, the calibration images, and the shared steps."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from selective_focus.detector import Heads, LaneDetector, QuantizationLog
+from selective_focus.quantization.calibrate import calibrate_activations, calibrate_weights
+from selective_focus.quantization.config import (
+    ConfigurationError,
+    QuantizationConfig,
+    ReconstructionConfig,
+    UnitKind,
+)
+from selective_focus.quantization.layers import activation_quantizers, quantized_layers
+from selective_focus.quantization.lockstep import Lockstep, UnitCall
+from selective_focus.quantization.reconstruct import (
+    Learnable,
+    UnitData,
+    dropping,
+    optimise,
+    output_tensors,
+    unit_loss,
+)
+from selective_focus.quantization.wrap import TwinModels
+
+
+def named_seed(seed: int, *parts: str) -> int:
+    """A seed for one named component, so that a new component changes nobody else's numbers."""
+    digest = hashlib.sha256("/".join([str(seed), *parts]).encode()).digest()
+    return int.from_bytes(digest[:7], "little")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One thing to reconstruct: a module, together with the ReLU that follows it where it is a single layer."""
+
+    name: str
+    relu: bool = False
+
+    def bind(self, model: nn.Module) -> Callable[..., Any]:
+        """The unit of ``model`` as a function."""
+        module = model.get_submodule(self.name)
+        if not self.relu:
+            return module
+        return lambda *args, **kwargs: torch.relu(module(*args, **kwargs))
+
+
+@dataclass
+class QuantizationJob:
+    """One quantization in progress. Methods call its steps; none of them copies or traces a model itself."""
+
+    detector: LaneDetector
+    images: Tensor
+    """Calibration images as network inputs [M, 3, H, W]; unlabelled."""
+    config: QuantizationConfig
+    reconstruction: ReconstructionConfig
+    twins: TwinModels
+    seed: int
+    log: QuantizationLog
+    options: Any = None
+    """The method's own options, if it has any."""
+    _float_heads: Heads | None = field(default=None, repr=False)
+
+    @property
+    def float_model(self) -> nn.Module:
+        """The full-precision network, batch norms folded."""
+        return self.twins.float_model
+
+    @property
+    def model(self) -> nn.Module:
+        """The network that is being quantized."""
+        return self.twins.quantized_model
+
+    def chunks(self) -> list[Tensor]:
+        """All calibration images in order, none dropped."""
+        return list(self.images.split(self.reconstruction.chunk_size))
+
+    def quantize_weights(self) -> None:
+        """Find every weight's grid and round to nearest."""
+        calibrate_weights(self.model, self.config)
+
+    def calibrate_activations(self) -> None:
+        """Find every activation's range from the full-precision network's activations (weights in float).
+
+        All calibration images are looked at. Activation quantizers are on afterwards.
+        """
+        calibrate_activations(self.model, self.chunks(), self.config)
+
+    def set_activations(self, enabled: bool) -> None:
+        """Switch activation quantization (where there is any) on or off everywhere."""
+        for quantizer in activation_quantizers(self.model).values():
+            quantizer.enabled = enabled
+
+    def float_heads(self) -> Heads:
+        """Full-precision heads of all calibration images, computed once."""
+        if self._float_heads is None:
+            self._float_heads = heads_of(self.float_model, self.chunks())
+        return self._float_heads
+
+    def units(self, kind: UnitKind) -> list[Unit]:
+        """The reconstruction units in running order.
+
+        "layer": every quantized layer, with the ReLU that follows it. "block": the detector's blocks, and each
+        layer outside them. A module that runs several times per image is replaced by the smallest module
+        around it that runs once, since its inputs depend on its own outputs.
+        """
+        seen = self.twins.trace
+        blocks = self.detector.reconstruction_blocks if kind == "block" else ()
+        unknown = [name for name in blocks if name not in seen.calls]
+        if unknown:
+            raise ConfigurationError(
+                f"reconstruction_blocks names {unknown[0]!r}, which does not run in the model; "
+                f"expected names of modules such as {seen.order[1]!r}"
+            )
+        units: list[Unit] = []
+        for layer in quantized_layers(self.model):
+            inside = [block for block in blocks if layer == block or layer.startswith(f"{block}.")]
+            name = seen.called_once(max(inside, key=len) if inside else layer)
+            units.append(Unit(name, relu=name == layer and layer in seen.relu_of))
+        outer = {unit.name: unit for unit in units}
+        kept = [u for u in outer.values() if not any(u.name.startswith(f"{o}.") for o in outer)]
+        return sorted(kept, key=lambda unit: seen.order.index(unit.name))
+
+    def reconstruct_units(
+        self,
+        kind: UnitKind,
+        *,
+        weights: bool,
+        scales: bool,
+        loss_power: float = 2.0,
+        float_inputs: bool = False,
+        settings: ReconstructionConfig | None = None,
+    ) -> None:
+        """Reconstruct the units one after the other, each from inputs that the finished ones before it give.
+
+        Args:
+            weights, scales: what is learned.
+            loss_power: p of the loss |difference|^p.
+            float_inputs: feed units the full-precision inputs instead (BRECQ's activation phase).
+            settings: other than the job's own.
+        """
+        settings = settings or self.reconstruction
+        for unit, data in self.unit_data(self.units(kind)):
+            module = self.model.get_submodule(unit.name)
+            learnable = Learnable.of(module, weights=weights, scales=scales)
+            if not learnable:
+                continue
+            if float_inputs:
+                data = replace(data, quantized_inputs=data.float_inputs)
+            self._optimise_unit(unit, data, learnable, loss_power, settings)
+
+    def _optimise_unit(
+        self, unit: Unit, data: UnitData, learnable: Learnable, p: float, settings: ReconstructionConfig
+    ) -> None:
+        function = unit.bind(self.model)
+        seed = named_seed(self.seed, self.log.method, unit.name, str(len(self.log.units)))
+        with dropping(learnable.quantizers, settings.keep_probability, seed) as drop:
+
+            def step_loss(index: Tensor, step: int) -> Tensor:
+                outputs = data.call(function, index, drop.pool)
+                return unit_loss(outputs, [target[index] for target in data.targets], p)
+
+            entry = optimise(unit.name, learnable, step_loss, data.images, settings, seed)
+        self.log.units.append(entry)
+        self.log.iterations += settings.iterations
+
+    def unit_data(self, units: list[Unit]) -> Iterator[tuple[Unit, UnitData]]:
+        """Each unit with its cached inputs and float targets, once the units before it have been finished."""
+        names = [unit.name for unit in units]
+        chunks = self.chunks()
+        quantized = {name: self.model.get_submodule(name) for name in names}
+        full = {name: self.float_model.get_submodule(name) for name in names}
+        with Lockstep(self.model, chunks, quantized) as lead, Lockstep(self.float_model, chunks, full) as target:
+            for unit in units:
+                quantized_calls, float_calls = lead.advance_to(unit.name), target.advance_to(unit.name)
+                function = unit.bind(self.float_model)
+                yield unit, gather(quantized_calls, float_calls, chunks, function)
+
+    def finish(self) -> LaneDetector:
+        """The quantized detector: the original's decode on the quantized network."""
+        detector = copy.copy(self.detector)
+        self.model.eval().requires_grad_(False)
+        detector.model = self.model
+        return detector
+
+
+def gather(
+    quantized: list[UnitCall], full: list[UnitCall], chunks: list[Tensor], function: Callable[..., Any]
+) -> UnitData:
+    """Join the chunks' calls of one unit and compute its full-precision outputs."""
+    flat_quantized = [pytree.tree_flatten((call.args, call.kwargs))[0] for call in quantized]
+    flat_full = [pytree.tree_flatten((call.args, call.kwargs))[0] for call in full]
+    spec = pytree.tree_flatten((quantized[0].args, quantized[0].kwargs))[1]
+    targets: list[list[Tensor]] = []
+    with torch.no_grad():
+        for call in full:
+            targets.append([t.clone() for t in output_tensors(function(*call.args, **call.kwargs))])
+    sizes = [len(chunk) for chunk in chunks]
+    per_image = [
+        all(isinstance(flat[i], Tensor) and flat[i].shape[:1] == (n,) for flat, n in zip(flat_quantized, sizes, strict=True))
+        for i in range(len(flat_quantized[0]))
+    ]
+
+    def join(flats: list[list[Any]]) -> list[Any]:
+        return [
+            torch.cat([flat[i] for flat in flats]) if batched else flats[0][i]
+            for i, batched in enumerate(per_image)
+        ]
+
+    joined = [torch.cat(parts) for parts in zip(*targets, strict=True)]
+    return UnitData(join(flat_quantized), join(flat_full), per_image, spec, joined, sum(sizes))
+
+
+def heads_of(model: nn.Module, chunks: list[Tensor]) -> Heads:
+    """Heads of all images, chunk by chunk, without gradients."""
+    with torch.no_grad():
+        parts = [model(chunk) for chunk in chunks]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

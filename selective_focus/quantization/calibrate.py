@@ -1,0 +1,97 @@
+"""Ranges for a wrapped model: weights from their values, activations from histograms of a calibration run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from selective_focus.quantization.aciq import AciqStatistics, aciq_range
+from selective_focus.quantization.affine import Grid, grid_from_range
+from selective_focus.quantization.config import FLOAT_BITS, QuantizationConfig
+from selective_focus.quantization.histogram import Histogram
+from selective_focus.quantization.layers import QuantizedLayer, activation_quantizers, quantized_layers
+from selective_focus.quantization.ranges import min_max, mse_grid, mse_shrink
+
+
+def calibrate_weights(model: nn.Module, config: QuantizationConfig) -> None:
+    """Set the grid of every quantized weight and round it to nearest."""
+    for layer in quantized_layers(model).values():
+        if layer.weight_bits != FLOAT_BITS:
+            layer.set_weight_grid(weight_grid(layer, config))
+
+
+def weight_grid(layer: QuantizedLayer, config: QuantizationConfig) -> Grid:
+    """The grid of one layer's weight, per output channel or for the whole tensor."""
+    rows, bits, symmetric = layer.rows(layer.float_weight), layer.weight_bits, config.weight_symmetric
+    if config.weight_range == "min-max":
+        lo, hi = min_max(rows, per_channel=config.weight_per_channel)
+        return grid_from_range(lo, hi, bits, symmetric)
+    return mse_shrink(
+        rows, bits, config.weight_per_channel, symmetric, config.weight_power, include_zero=True
+    )
+
+
+def calibrate_activations(model: nn.Module, chunks: Sequence[Tensor], config: QuantizationConfig) -> None:
+    """Set the range of every activation quantizer from one pass over the calibration images.
+
+    Weights are in floating point while looking (QDrop: "observers first, in float").
+    """
+    quantizers = [q for q in activation_quantizers(model).values() if q.bits != FLOAT_BITS]
+    layers = quantized_layers(model).values()
+    stored = [layer.layer.weight.detach().clone() for layer in layers]  # type: ignore[union-attr]
+    for layer in layers:
+        layer.use_float_weight()
+    for quantizer in quantizers:
+        quantizer.observer = Histogram(config.histogram_bins)
+    try:
+        with torch.no_grad():
+            for chunk in chunks:
+                model(chunk)
+    finally:
+        observed = [quantizer.observer for quantizer in quantizers]
+        for quantizer in quantizers:
+            quantizer.observer = None
+        for layer, weight in zip(layers, stored, strict=True):
+            layer.layer.weight.data.copy_(weight)  # type: ignore[union-attr, operator]
+    for quantizer, histogram in zip(quantizers, observed, strict=True):
+        if histogram is not None and histogram.count:
+            quantizer.set_grid(activation_grid(histogram, quantizer.bits, config))
+            quantizer.enabled = True
+
+
+def activation_grid(histogram: Histogram, bits: int, config: QuantizationConfig) -> Grid:
+    """The grid of one activation, per tensor and asymmetric, from all its calibration values."""
+    if config.activation_range == "mse":
+        lo, hi = mse_grid(histogram, bits, p=config.activation_power)
+    elif config.activation_range == "percentile":
+        lo, hi = _percentile(histogram, config.percentile)
+    elif config.activation_range == "aciq":
+        one_sided = histogram.minimum >= 0
+        lo, hi = aciq_range(_statistics(histogram), bits, config.aciq_density, one_sided)
+    else:
+        lo, hi = torch.tensor(histogram.minimum), torch.tensor(histogram.maximum)
+    return grid_from_range(lo, hi, bits)
+
+
+def _percentile(histogram: Histogram, p: float) -> tuple[Tensor, Tensor]:
+    """The (100 - p)-th and p-th percentile, to the resolution of the bins."""
+    values, counts = histogram.points()
+    order = values.argsort()
+    share = counts[order].cumsum(0) / counts.sum()
+    values = values[order]
+    below = torch.searchsorted(share, torch.tensor(1 - p / 100, dtype=share.dtype))
+    above = torch.searchsorted(share, torch.tensor(p / 100, dtype=share.dtype)).clamp(max=len(values) - 1)
+    return values[below], values[above]
+
+
+def _statistics(histogram: Histogram) -> AciqStatistics:
+    """ACIQ's statistics of all calibration values, to the resolution of the bins."""
+    values, counts = histogram.points()
+    total = counts.sum()
+    mean = (values * counts).sum() / total
+    deviation = (values - mean).abs()
+    b = (deviation * counts).sum() / total
+    std = ((deviation.square() * counts).sum() / (total - 1).clamp(min=1)).sqrt()
+    return AciqStatistics(float(mean), float(b), float(std), histogram.minimum)

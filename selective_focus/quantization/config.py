@@ -1,0 +1,116 @@
+"""Everything that two papers' "W4A4" may differ in, in one typed place, printed into every record."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+WeightRange = Literal["min-max", "mse"]
+ActivationRange = Literal["min-max", "mse", "percentile", "aciq"]
+Rounding = Literal["straight-through", "soft"]
+UnitKind = Literal["layer", "block", "network"]
+KeptState = Literal["last", "best-loss", "best-lds"]
+
+FLOAT_BITS = 32
+
+
+class ConfigurationError(ValueError):
+    """An option that does not exist or has an impossible value."""
+
+
+def parse_bits(bits: str) -> tuple[int, int]:
+    """"w4a8" -> (4, 8). 32 means floating point.
+
+    Raises:
+        ConfigurationError: for anything but w<1..8 or 32>a<2..8 or 32>.
+    """
+    match = re.fullmatch(r"w(\d+)a(\d+)", bits.strip().lower())
+    widths = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not all(2 <= width <= 8 or width == FLOAT_BITS for width in widths):
+        raise ConfigurationError(f"bits {bits!r}: expected w<bits>a<bits> with 2 to 8 or 32, such as w4a4 or w8a8")
+    return widths
+
+
+@dataclass(frozen=True)
+class QuantizationConfig:
+    """What is quantized, where, and how its range is found.
+
+    Every convolution, linear layer and attention product has its *inputs* quantized per tensor and its weight
+    per output channel. Our reading of "first and last layer": the image itself is not quantized (its pixels
+    are 8 bits already), the first layer's weight and the output layers' weights and inputs are 8 bits.
+    """
+
+    weight_bits: int
+    activation_bits: int
+    first_layer_bits: int = 8
+    output_layer_bits: int = 8
+    weight_symmetric: bool = False
+    weight_per_channel: bool = True
+    weight_range: WeightRange = "mse"
+    weight_power: float = 2.4
+    """The p of the mean |error|^p that the range search minimises (2: OMSE; 2.4: BRECQ, QDrop)."""
+    activation_range: ActivationRange = "mse"
+    activation_power: float = 2.4
+    percentile: float = 99.99
+    aciq_density: Literal["laplace", "gauss"] = "laplace"
+    histogram_bins: int = 2048
+    quantize_image: bool = False
+    quantize_products: bool = True
+
+    def weight_bits_for(self, *, first: bool, output: bool) -> int:
+        """Bits of one layer's weight; the exceptions never lower the width that was asked for."""
+        if self.weight_bits == FLOAT_BITS:
+            return FLOAT_BITS
+        bits = self.weight_bits
+        if first:
+            bits = max(bits, self.first_layer_bits)
+        if output:
+            bits = max(bits, self.output_layer_bits)
+        return bits
+
+    def activation_bits_for(self, *, first: bool, output: bool) -> int:
+        """Bits of one layer's input; 32 where it stays in floating point."""
+        if self.activation_bits == FLOAT_BITS or (first and not self.quantize_image):
+            return FLOAT_BITS
+        if first:
+            return max(self.activation_bits, 8)
+        return max(self.activation_bits, self.output_layer_bits) if output else self.activation_bits
+
+
+@dataclass(frozen=True)
+class ReconstructionConfig:
+    """How roundings and step sizes are learned. The same fields for every method; a method sets its defaults.
+
+    ``rounding``: "straight-through" uses hard-rounded weights in the forward pass and the gradient of the
+    rectified sigmoid; "soft" is the classical AdaRound schedule (soft weights and a regulariser), which needs
+    thousands of iterations to settle.
+    """
+
+    unit: UnitKind = "block"
+    iterations: int = 20_000
+    """Optimizer steps for each unit."""
+    batch_size: int = 32
+    rounding: Rounding = "soft"
+    weight_lr: float = 1e-3
+    weight_lr_end: float = 1.0
+    """The learning rate of the roundings falls along a cosine to this share of itself."""
+    scale_lr: float = 4e-5
+    """Learning rate of the logarithm of the activation step sizes; falls along a cosine to 0."""
+    keep_probability: float = 1.0
+    """QDrop: the probability that an element keeps its *quantized* value (1: no dropping)."""
+    regulariser_weight: float = 0.01
+    warmup: float = 0.2
+    beta_start: float = 20.0
+    beta_end: float = 2.0
+    kept_state: KeptState = "last"
+    chunk_size: int = 16
+    """Images per forward pass where nothing is learned."""
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or self.batch_size < 1:
+            raise ConfigurationError(
+                f"iterations={self.iterations}, batch_size={self.batch_size}: expected both to be at least 1"
+            )
+        if not 0.0 <= self.keep_probability <= 1.0:
+            raise ConfigurationError(f"keep_probability={self.keep_probability}: expected a value in 0..1")

@@ -1,0 +1,205 @@
+"""Modules that stand in for a model's own layers: the same call, with quantized weight and input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selective_focus.detector import MatMul
+from selective_focus.quantization.affine import Grid, MaskPool, fake_quantize, fake_quantize_drop
+from selective_focus.quantization.config import FLOAT_BITS, Rounding
+from selective_focus.quantization.histogram import Histogram
+from selective_focus.quantization.rounding import (
+    floor_codes,
+    hard_weight,
+    initial_v,
+    soft_weight,
+    straight_through_weight,
+    unsettled_share,
+)
+
+
+class ActivationQuantizer(nn.Module):
+    """Per-tensor quantizer of an activation: unsigned codes 0..2^bits-1 with a zero point.
+
+    The step size is stored as its logarithm, so one learning rate suits every layer. Until a grid is set, and
+    while ``enabled`` is False, tensors pass unchanged.
+    """
+
+    log_scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.qmin, self.qmax = 0, 2**bits - 1
+        self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=False)
+        self.register_buffer("zero_point", torch.zeros(()))
+        self.enabled = bits != FLOAT_BITS
+        self.calibrated = False
+        self.observer: Histogram | None = None
+        self.masks: MaskPool | None = None
+        """While set, elements are quantized with the pool's probability only (QDrop)."""
+
+    @property
+    def scale(self) -> Tensor:
+        """The step size, always positive."""
+        return self.log_scale.exp()
+
+    def set_grid(self, grid: Grid) -> None:
+        """Use this range from now on."""
+        if (grid.qmin, grid.qmax) != (self.qmin, self.qmax):
+            raise ValueError(f"activation codes {grid.qmin}..{grid.qmax}: expected {self.qmin}..{self.qmax}")
+        self.log_scale.data.copy_(grid.scale.log())
+        self.zero_point.copy_(grid.zero_point)
+        self.calibrated = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of any shape -> the same shape, on the grid."""
+        if self.observer is not None:
+            self.observer.update(x)
+            return x
+        if not (self.enabled and self.calibrated):
+            return x
+        if torch.is_grad_enabled() or self.masks is not None:
+            keep = None if self.masks is None else self.masks.draw(x)
+            return fake_quantize_drop(x, self.scale, self.zero_point, self.qmin, self.qmax, keep)
+        return fake_quantize(x, Grid(self.scale, self.zero_point, self.qmin, self.qmax))
+
+
+class QuantizedLayer(nn.Module):
+    """A convolution, linear or other layer with one ``weight``, its weight and first input quantized.
+
+    Between reconstructions ``layer.weight`` is a plain tensor on the grid; nothing is quantized again in the
+    forward pass. While its rounding is learned, ``live_weight`` holds this step's differentiable weight.
+    """
+
+    layer: nn.Module
+    float_weight: Tensor
+    weight_scale: Tensor
+    weight_zero_point: Tensor
+
+    def __init__(self, layer: nn.Module, weight_bits: int, activation_bits: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.input = ActivationQuantizer(activation_bits)
+        self.weight_bits = weight_bits
+        self.channel_axis = 1 if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d) else 0
+        self.register_buffer("float_weight", _weight(layer).detach().clone(), persistent=False)
+        self.register_buffer("weight_scale", torch.ones(()))
+        self.register_buffer("weight_zero_point", torch.zeros(()))
+        self.weight_grid: Grid | None = None
+        self.rounding: nn.Parameter | None = None
+        self._floor: Tensor | None = None
+        self.live_weight: Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        # a model may read an attribute of its own layer (out_features, kernel_size, ...)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)
+
+    def forward(self, x: Tensor, *rest: Any) -> Any:
+        """The layer's own call, its first argument quantized."""
+        x = self.input(x)
+        if self.live_weight is None:
+            return self.layer(x, *rest)
+        return torch.func.functional_call(self.layer, {"weight": self.live_weight}, (x, *rest))
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """The weight with its output channels first."""
+        return weight.movedim(self.channel_axis, 0)
+
+    def set_weight_grid(self, grid: Grid) -> None:
+        """Use this grid and round every weight to its nearest point."""
+        self.weight_grid = grid
+        self.weight_scale = grid.scale.detach().clone()
+        self.weight_zero_point = grid.zero_point.detach().clone()
+        self._store(fake_quantize(self.rows(self.float_weight), grid))
+
+    def use_float_weight(self) -> None:
+        """Put the float weight back (its grid is kept)."""
+        _weight(self.layer).data.copy_(self.float_weight)
+
+    def learn_rounding(self) -> nn.Parameter | None:
+        """Start to learn up or down for every weight; None where the weight is not quantized."""
+        if self.weight_grid is None:
+            return None
+        rows = self.rows(self.float_weight)
+        self._floor = floor_codes(rows, self.weight_grid)
+        self.rounding = nn.Parameter(initial_v(rows, self.weight_grid))
+        return self.rounding
+
+    def prepare_step(self, rounding: Rounding) -> None:
+        """Compute this step's differentiable weight once, however often the layer is called in it."""
+        if self.rounding is None or self.weight_grid is None or self._floor is None:
+            return
+        weigh = straight_through_weight if rounding == "straight-through" else soft_weight
+        weight = weigh(self.rounding, self._floor, self.weight_grid)
+        self.live_weight = weight.movedim(0, self.channel_axis)
+
+    def use_hard_weight(self) -> None:
+        """Store the weight as the learned rounding has it now, as a plain tensor on the grid."""
+        self.live_weight = None
+        if self.rounding is not None and self.weight_grid is not None and self._floor is not None:
+            self._store(hard_weight(self.rounding, self._floor, self.weight_grid))
+
+    def settle(self) -> float:
+        """Finish learning: keep the hard weight; give the share of roundings that were not yet 0 or 1."""
+        if self.rounding is None:
+            return 0.0
+        self.use_hard_weight()
+        share = unsettled_share(self.rounding)
+        self.rounding = self._floor = None
+        return share
+
+    @torch.no_grad()
+    def _store(self, rows: Tensor) -> None:
+        _weight(self.layer).data.copy_(rows.detach().movedim(0, self.channel_axis))
+
+
+class QuantizedMatMul(nn.Module):
+    """A product of two activations, both quantized."""
+
+    def __init__(self, activation_bits: int) -> None:
+        super().__init__()
+        self.left = ActivationQuantizer(activation_bits)
+        self.right = ActivationQuantizer(activation_bits)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        """As ``MatMul``."""
+        return self.left(left) @ self.right(right)
+
+
+def is_quantizable(module: nn.Module) -> bool:
+    """Whether a module has one weight of two or more dimensions, applied to its first argument.
+
+    Convolutions, transposed convolutions and linear layers; any other module says so with an attribute
+    ``quantizable = True`` (a deformable convolution, say).
+    """
+    kinds = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
+    return isinstance(module, kinds) or bool(getattr(module, "quantizable", False))
+
+
+def is_product(module: nn.Module) -> bool:
+    """Whether a module multiplies two activations."""
+    return isinstance(module, MatMul)
+
+
+def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
+    """The quantized layers inside ``model`` by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, QuantizedLayer)}
+
+
+def activation_quantizers(model: nn.Module) -> dict[str, ActivationQuantizer]:
+    """The activation quantizers inside ``model`` by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, ActivationQuantizer)}
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight

@@ -1,0 +1,128 @@
+"""A network's forward pass over many images, stopped before each reconstruction unit.
+
+Block-wise methods need, for every unit, the inputs it gets from all calibration images once the units before it
+are finished. Running the network again from the image for every unit costs O(units^2). Here every chunk of
+images has its own thread with one unfinished forward pass in it: all chunks are advanced to a unit, the unit is
+reconstructed, and the passes go on through the finished unit. Each part of the network runs once, whatever
+connects the units (sums, pyramids, loops), and only tensors that are still needed stay alive.
+
+One thread at a time ever runs, so results do not depend on scheduling.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class _Abandoned(BaseException):
+    """Unwinds a forward pass that nobody waits for any more."""
+
+
+@dataclass
+class UnitCall:
+    """The arguments of one call of a unit, for one chunk of images."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass
+class _Pass:
+    """One chunk's forward pass."""
+
+    chunk: Tensor
+    resume: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    paused: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    unit: str | None = None
+    call: UnitCall | None = None
+    error: BaseException | None = None
+    thread: threading.Thread | None = None
+
+
+class Lockstep:
+    """Forward passes of all chunks through ``model``, advanced together from unit to unit.
+
+    Use as a context manager; call ``advance_to`` with the units in the order in which they run.
+    """
+
+    def __init__(self, model: nn.Module, chunks: Sequence[Tensor], units: Mapping[str, nn.Module]) -> None:
+        self._model = model
+        self._passes = [_Pass(chunk) for chunk in chunks]
+        self._units = units
+        self._local = threading.local()
+        self._abandoned = False
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> Lockstep:
+        for name, module in self._units.items():
+            hook = self._gate(name)
+            self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        for one in self._passes:
+            one.thread = threading.Thread(target=self._forward, args=(one,), daemon=True)
+            one.thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._abandoned = True
+        for one in self._passes:
+            one.resume.release()
+            if one.thread is not None:
+                one.thread.join()
+        for handle in self._handles:
+            handle.remove()
+
+    def advance_to(self, unit: str) -> list[UnitCall]:
+        """Run every chunk up to its call of ``unit``; give the calls, in the order of the chunks.
+
+        Raises:
+            RuntimeError: a pass ended, or met another unit first (units not in running order).
+            Whatever the model itself raised.
+        """
+        return [self._advance(one, unit) for one in self._passes]
+
+    def _advance(self, one: _Pass, unit: str) -> UnitCall:
+        one.unit = one.call = None
+        one.resume.release()
+        one.paused.acquire()
+        if one.error is not None:
+            raise one.error
+        if one.unit != unit or one.call is None:
+            met = f"unit {one.unit!r}" if one.unit else "the end of the network"
+            raise RuntimeError(f"the network met {met} where unit {unit!r} was expected")
+        return one.call
+
+    def _forward(self, one: _Pass) -> None:
+        self._local.current = one
+        one.resume.acquire()
+        try:
+            if not self._abandoned:
+                with torch.no_grad():
+                    self._model(one.chunk)
+        except _Abandoned:
+            pass
+        except BaseException as error:
+            one.error = error
+        finally:
+            one.paused.release()
+
+    def _gate(self, name: str) -> Any:
+        def pause(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            one: _Pass | None = getattr(self._local, "current", None)
+            if one is None:
+                return  # called from outside the passes: somebody is reconstructing the unit
+            one.unit, one.call = name, UnitCall(args, kwargs)
+            one.paused.release()
+            one.resume.acquire()
+            if self._abandoned:
+                raise _Abandoned
+
+        return pause

@@ -1,0 +1,109 @@
+"""A detector's model -> its folded float twin and a quantized twin, without editing its source."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from selective_focus.quantization.config import ConfigurationError, QuantizationConfig
+from selective_focus.quantization.fold import fold_batch_norm_
+from selective_focus.quantization.layers import (
+    QuantizedLayer,
+    QuantizedMatMul,
+    is_product,
+    is_quantizable,
+)
+from selective_focus.quantization.trace import Trace, trace
+
+
+@dataclass
+class TwinModels:
+    """The same network twice, batch norms folded: in floating point, and with quantizers in place."""
+
+    float_model: nn.Module
+    quantized_model: nn.Module
+    trace: Trace
+    """Of the folded network: names are valid in both models."""
+    left_in_float: list[str]
+    """Modules with parameters of their own that no quantizer touches."""
+
+
+def fold_batch_norms(model: nn.Module, example: Tensor) -> None:
+    """Fold, in place, every batch norm that directly follows a layer into that layer."""
+    modules = dict(model.named_modules())
+    seen = trace(model, example)
+    for layer_name, norm_name in seen.batch_norm_of.items():
+        layer, norm = modules[layer_name], modules[norm_name]
+        once = seen.calls[layer_name] == seen.calls[norm_name]
+        if once and is_quantizable(layer) and norm_name:
+            fold_batch_norm_(layer, norm)
+            _replace(model, norm, nn.Identity())
+
+
+def twin_models(
+    model: nn.Module, example: Tensor, config: QuantizationConfig, output_layers: Sequence[str] = ()
+) -> TwinModels:
+    """Copy ``model``, fold its batch norms and wrap its layers. ``model`` itself is not touched.
+
+    Args:
+        example: one network input [1, 3, H, W], used to watch in which order layers run.
+        output_layers: names of the layers that produce the heads; empty: the last layer that runs.
+    """
+    float_model = copy.deepcopy(model).eval().requires_grad_(False)
+    fold_batch_norms(float_model, example)
+    seen = trace(float_model, example)
+    quantized_model = copy.deepcopy(float_model)
+    modules = dict(quantized_model.named_modules())
+    layers = [name for name in seen.order if is_quantizable(modules[name])]
+    if not layers:
+        raise ConfigurationError("the model has no convolution or linear layer that runs: nothing to quantize")
+    outputs = set(output_layers or layers[-1:])
+    unknown = outputs - set(layers)
+    if unknown:
+        raise ConfigurationError(f"output_layers names {sorted(unknown)}, expected names of layers such as {layers[-1]!r}")
+    for name in layers:
+        first, output = name == layers[0], name in outputs
+        wrapped = QuantizedLayer(
+            modules[name],
+            config.weight_bits_for(first=first, output=output),
+            config.activation_bits_for(first=first, output=output),
+        )
+        _replace(quantized_model, modules[name], wrapped)
+    if config.quantize_products:
+        for name in seen.order:
+            if is_product(modules[name]):
+                _replace(quantized_model, modules[name], QuantizedMatMul(config.activation_bits))
+    quantized_model.requires_grad_(False)
+    return TwinModels(float_model, quantized_model, seen, _left_in_float(quantized_model, seen))
+
+
+def _left_in_float(model: nn.Module, seen: Trace) -> list[str]:
+    """Modules that ran, hold parameters directly, and are neither quantized nor inside something that is."""
+    inside = tuple(f"{name}." for name, m in model.named_modules() if isinstance(m, QuantizedLayer))
+    left = []
+    for name, module in model.named_modules():
+        plain = not isinstance(module, QuantizedLayer) and not name.startswith(inside)
+        own = any(True for _ in module.parameters(recurse=False))
+        if name in seen.calls and plain and own:
+            left.append(f"{name} ({type(module).__name__})")
+    return left
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` wherever ``old`` is registered below ``model`` (a module may have several names)."""
+    for parent in list(model.modules()):
+        if parent is new:
+            continue
+        for key, child in list(parent._modules.items()):
+            if child is old:
+                parent._modules[key] = new
+
+
+def example_input(images: Tensor) -> Tensor:
+    """One image as a batch, for tracing."""
+    with torch.no_grad():
+        return images[:1].clone()
