@@ -1,0 +1,226 @@
+"""LSTR's network: a small ResNet, a transformer with seven lane queries, and three output heads.
+
+Liu et al., "End-to-end Lane Shape Prediction with Transformers", WACV 2021.
+Every tensor that passes between sub-modules has the batch first, so that cached activations can be sliced by image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lane_models.backbones.resnet import ResNet
+from lane_models.lstr.state_keys import read_official, write_official
+from selective_focus.detector import Heads, MatMul
+
+QUERIES = 7
+"""Lanes that can be found in one image."""
+
+
+class SinePosition(nn.Module):
+    """The fixed position code of a feature map: [N, C, h, w] -> [N, h*w, channels], y part then x part."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, features: Tensor) -> Tensor:
+        n, _, h, w = features.shape
+        half = self.channels // 2
+        exponent = 2 * (torch.arange(half, device=features.device) // 2) / half
+        frequency = 10000.0**exponent
+
+        def code(size: int) -> Tensor:
+            place = torch.arange(1, size + 1, device=features.device, dtype=torch.float32)
+            angle = (place / (size + 1e-6) * (2 * math.pi))[:, None] / frequency
+            return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1)
+
+        y = code(h)[:, None].expand(h, w, half)
+        x = code(w)[None].expand(h, w, half)
+        grid = torch.cat((y, x), dim=2).reshape(1, h * w, self.channels)
+        return grid.to(features.dtype).expand(n, -1, -1)
+
+
+class Attention(nn.Module):
+    """Multi-head attention: query [N, L, d], key and value [N, S, d] -> [N, L, d].
+
+    The projections are layers of their own and the two products are ``MatMul`` modules: everything a quantizer
+    wants to reach has a name. (Official checkpoints pack the projections; see ``state_keys``.)
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(channels, channels)
+        self.k_proj = nn.Linear(channels, channels)
+        self.v_proj = nn.Linear(channels, channels)
+        self.scores = MatMul()
+        self.softmax = nn.Softmax(dim=-1)
+        self.context = MatMul()
+        self.out_proj = nn.Linear(channels, channels)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        q = self._split(self.q_proj(query)) / math.sqrt(query.shape[-1] // self.heads)
+        k, v = self._split(self.k_proj(key)), self._split(self.v_proj(value))
+        weights = self.softmax(self.scores(q, k.transpose(-1, -2)))
+        joined = self.context(weights, v).transpose(1, 2).flatten(2)
+        out: Tensor = self.out_proj(joined)
+        return out
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[N, L, d] -> [N, heads, L, d / heads]."""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention over the feature map and a feed-forward part, both post-normalised: [N, S, d] -> [N, S, d]."""
+
+    def __init__(self, channels: int, heads: int, feedforward: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(channels, heads)
+        self.linear1 = nn.Linear(channels, feedforward)
+        self.relu = nn.ReLU()
+        self.linear2 = nn.Linear(feedforward, channels)
+        self.norm1 = nn.LayerNorm(channels)
+        self.norm2 = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        placed = x + position
+        x = self.norm1(x + self.self_attn(placed, placed, x))
+        out: Tensor = self.norm2(x + self.linear2(self.relu(self.linear1(x))))
+        return out
+
+
+class DecoderLayer(nn.Module):
+    """Attention among the queries, then from the queries to the feature map, then a feed-forward part.
+
+    x, query_position [N, Q, d]; memory, position [N, S, d] -> [N, Q, d].
+    """
+
+    def __init__(self, channels: int, heads: int, feedforward: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(channels, heads)
+        self.multihead_attn = Attention(channels, heads)
+        self.linear1 = nn.Linear(channels, feedforward)
+        self.relu = nn.ReLU()
+        self.linear2 = nn.Linear(feedforward, channels)
+        self.norm1 = nn.LayerNorm(channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.norm3 = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor, query_position: Tensor, memory: Tensor, position: Tensor) -> Tensor:
+        placed = x + query_position
+        x = self.norm1(x + self.self_attn(placed, placed, x))
+        x = self.norm2(x + self.multihead_attn(x + query_position, memory + position, memory))
+        out: Tensor = self.norm3(x + self.linear2(self.relu(self.linear1(x))))
+        return out
+
+
+class Encoder(nn.Module):
+    """Two encoder layers without a final norm."""
+
+    def __init__(self, channels: int, heads: int, feedforward: int, layers: int = 2) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(channels, heads, feedforward) for _ in range(layers))
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, position)
+        return x
+
+
+class Decoder(nn.Module):
+    """Two decoder layers and a final norm; the queries' content starts at zero."""
+
+    def __init__(self, channels: int, heads: int, feedforward: int, layers: int = 2) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(channels, heads, feedforward) for _ in range(layers))
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, query_position: Tensor, memory: Tensor, position: Tensor) -> Tensor:
+        x = torch.zeros_like(query_position)
+        for layer in self.layers:
+            x = layer(x, query_position, memory, position)
+        out: Tensor = self.norm(x)
+        return out
+
+
+class Transformer(nn.Module):
+    """features, position [N, S, d] and query_position [N, Q, d] -> the queries' final states [N, Q, d]."""
+
+    def __init__(self, channels: int, heads: int, feedforward: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(channels, heads, feedforward)
+        self.decoder = Decoder(channels, heads, feedforward)
+
+    def forward(self, features: Tensor, position: Tensor, query_position: Tensor) -> Tensor:
+        out: Tensor = self.decoder(query_position, self.encoder(features, position), position)
+        return out
+
+
+class MLP(nn.Module):
+    """Three linear layers with ReLU between them: [..., channels] -> [..., out_channels]."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        widths = (channels, channels, channels, out_channels)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.relus = nn.ModuleList(nn.ReLU() for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, relu in zip(self.layers, self.relus, strict=False):
+            x = relu(layer(x))
+        out: Tensor = self.layers[-1](x)
+        return out
+
+
+class LSTRNetwork(nn.Module):
+    """[N, 3, H, W] -> heads, for N images and Q = 7 queries.
+
+    | head | shape | meaning |
+    | --- | --- | --- |
+    | classification | [N, Q, classes] | logits; class 1 is "lane" |
+    | endpoints | [N, Q, 2] | the lane's extent: two y in parts of the frame height, in the order of the weights |
+    | lane_terms | [N, Q, 2] | b'' and b''' of the curve: slope and offset of this lane |
+    | camera_terms | [N, 1, 4] | k'', f'', m'', n' of the curve: one for all lanes of an image |
+
+    blocks, width: of the ResNet; the transformer has ``2 * width`` channels. classes: 2 or 3.
+    prefixed: whether official keys of the backbone start with "backbone." (pytorch-auto-drive) or not (original).
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[int] = (1, 2, 2, 2),
+        width: int = 16,
+        channels: int = 32,
+        classes: int = 2,
+        prefixed: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = ResNet(blocks, width)
+        self.query_embed = nn.Embedding(QUERIES, channels)
+        self.input_proj = nn.Conv2d(self.backbone.channels[-1], channels, 1)
+        self.position = SinePosition(channels)
+        self.transformer = Transformer(channels, heads=2, feedforward=4 * channels)
+        self.class_embed = nn.Linear(channels, classes)
+        self.specific_embed = MLP(channels, 4)
+        self.shared_embed = MLP(channels, 4)
+        self.prefixed = prefixed
+        self.register_state_dict_post_hook(write_official)
+        self.register_load_state_dict_pre_hook(read_official)
+
+    def forward(self, x: Tensor) -> Heads:
+        features = self.input_proj(self.backbone(x)[-1])
+        position = self.position(features)
+        queries = self.query_embed.weight.expand(len(x), -1, -1)
+        states = self.transformer(features.flatten(2).transpose(1, 2), position, queries)
+        specific = self.specific_embed(states)
+        return {
+            "classification": self.class_embed(states),
+            "endpoints": specific[..., :2],
+            "lane_terms": specific[..., 2:],
+            "camera_terms": self.shared_embed(states).mean(dim=1, keepdim=True),
+        }

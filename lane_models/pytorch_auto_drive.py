@@ -1,0 +1,26 @@
+"""What the released models of pytorch-auto-drive (BézierLaneNet, SCNN, RESA, LSTR-2x) share: their input."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""ImageNet statistics, in RGB order, of values in 0..1."""
+
+
+def imagenet_input(image_bgr: npt.NDArray[np.uint8], size: tuple[int, int], cut_height: int = 0) -> Tensor:
+    """A frame [h, w, 3] uint8 BGR -> [3, H, W] float32, RGB, normalised by the ImageNet statistics.
+
+    size: (H, W). cut_height: rows taken off the top first. Pillow's bilinear filter widens where it shrinks an image
+    (antialiasing) and OpenCV's does not: the released weights want the former, the difference is visible.
+    """
+    rgb = np.ascontiguousarray(image_bgr[cut_height:, :, ::-1])
+    resized = Image.fromarray(rgb).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    x = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    return ((x - mean) / std).contiguous()
