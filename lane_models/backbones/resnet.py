@@ -87,8 +87,3 @@ def initialise(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def residual_blocks(model: nn.Module) -> tuple[str, ...]:
-    """The names of the basic blocks inside a model, in the order in which they run."""
-    return tuple(name for name, module in model.named_modules() if isinstance(module, BasicBlock))
