@@ -70,7 +70,7 @@ def multiplier(
     table = _TABLES[density, one_sided]
     if bits not in table:
         raise ValueError(
-            f"ACIQ's {density} table covers {min(table)}..{max(table)} bits, not {bits}; use exact=True for it"
+            f"ACIQ's {density} table covers {min(table)}..{max(table)} bits, not {bits}; try exact=True"
         )
     return table[bits]
 

@@ -79,15 +79,22 @@ def grid_from_range(
     step above the top code and is clipped; 'restricted' is s = a / (2^(b-1) - 1) on the range without its
     lowest code.
     """
+    scale, zero_point = scale_and_zero_point(lo, hi, bits, symmetric, rule)
+    return Grid(scale, zero_point, *integer_range(bits, symmetric, rule))
+
+
+def scale_and_zero_point(
+    lo: Tensor, hi: Tensor, bits: int, symmetric: bool = False, rule: SymmetricRule = "full"
+) -> tuple[Tensor, Tensor]:
+    """The rule of ``grid_from_range`` for ranges of any shape (a search tries many at once)."""
     qmin, qmax = integer_range(bits, symmetric, rule)
     lo, hi = lo.detach().float().clamp(max=0), hi.detach().float().clamp(min=0)
     if symmetric:
         half_width = (2**bits - 1) / 2 if rule == "full" else float(qmax)
         scale = (torch.maximum(-lo, hi) / half_width).clamp(min=SCALE_FLOOR)
-        return Grid(scale, torch.zeros_like(scale), qmin, qmax)
+        return scale, torch.zeros_like(scale)
     scale = ((hi - lo) / (qmax - qmin)).clamp(min=SCALE_FLOOR)
-    zero_point = (torch.round(-lo / scale) + 0.0).clamp(qmin, qmax)
-    return Grid(scale, zero_point, qmin, qmax)
+    return scale, (torch.round(-lo / scale) + 0.0).clamp(qmin, qmax)
 
 
 def codes(x: Tensor, grid: Grid) -> Tensor:
@@ -148,22 +155,24 @@ class _LearnedFakeQuantize(torch.autograd.Function):
         qmax: int,
         keep: Tensor | None,
         grad_factor: float,
+        clip_first: bool,
     ) -> Tensor:
         wide = along_first(scale, x)
         y = _clip(torch.div(x, wide).round_(), along_first(zero_point, x), qmin, qmax).mul_(wide)
         ctx.save_for_backward(x, scale, zero_point, keep)
-        ctx.constants = (qmin, qmax, grad_factor)
+        ctx.constants = (qmin, qmax, grad_factor, clip_first)
         return y if keep is None else torch.where(keep, y, x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, zero_point, keep = ctx.saved_tensors
-        qmin, qmax, grad_factor = ctx.constants
+        qmin, qmax, grad_factor, clip_first = ctx.constants
         ratio = torch.div(x, along_first(scale, x))
         rounded = torch.round(ratio)
-        clipped = _clip(rounded, along_first(zero_point, x), qmin, qmax)
-        inside = rounded == clipped
+        offset = along_first(zero_point, x)
+        clipped = _clip(rounded, offset, qmin, qmax)
+        inside = _clip(ratio, offset, qmin, qmax) == ratio if clip_first else rounded == clipped
         grad_x = grad_scale = None
         if ctx.needs_input_grad[0]:
             grad_x = upstream * (inside if keep is None else inside | ~keep)
@@ -174,7 +183,7 @@ class _LearnedFakeQuantize(torch.autograd.Function):
                 slope.mul_(keep)
             total = slope.sum() if scale.ndim == 0 else slope.flatten(1).sum(1)
             grad_scale = total * grad_factor
-        return grad_x, grad_scale, None, None, None, None, None
+        return grad_x, grad_scale, None, None, None, None, None, None
 
 
 def fake_quantize_drop(
@@ -185,6 +194,7 @@ def fake_quantize_drop(
     qmax: int,
     keep_mask: Tensor | None,
     grad_factor: float = 1.0,
+    clip_first: bool = False,
 ) -> Tensor:
     """QDrop's activation quantizer: x on the grid where ``keep_mask`` is true, x itself elsewhere.
 
@@ -192,18 +202,27 @@ def fake_quantize_drop(
     all. Gradient to x (straight-through) and to scale (LSQ's, times grad_factor, from kept elements only).
     Wei et al. 2022.
     """
-    y: Tensor = _LearnedFakeQuantize.apply(x, scale, zero_point, qmin, qmax, keep_mask, grad_factor)  # type: ignore[no-untyped-call]
+    arguments = (x, scale, zero_point, qmin, qmax, keep_mask, grad_factor, clip_first)
+    y: Tensor = _LearnedFakeQuantize.apply(*arguments)  # type: ignore[no-untyped-call]
     return y
 
 
 def lsq_fake_quantize(
-    x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, grad_factor: float = 1.0
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    qmin: int,
+    qmax: int,
+    grad_factor: float = 1.0,
+    clip_first: bool = False,
 ) -> Tensor:
     """Fake quantization with a learned scale (LSQ, Esser et al. 2020): gradient to x and to scale.
 
-    grad_factor: ``lsq_grad_factor`` for LSQ and QDrop, 1 for BRECQ.
+    grad_factor: ``lsq_grad_factor`` for LSQ and QDrop, 1 for BRECQ. clip_first: LSQ's own gradient, which treats
+    x / s as clipped as soon as it leaves the range; QDrop and BRECQ (False) round it first, so that values less
+    than half a step outside still count as inside. The forward value is the same.
     """
-    return fake_quantize_drop(x, scale, zero_point, qmin, qmax, None, grad_factor)
+    return fake_quantize_drop(x, scale, zero_point, qmin, qmax, None, grad_factor, clip_first)
 
 
 def lsq_grad_factor(numel: int, qmax: int) -> float:

@@ -14,7 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selective_focus.quantization.affine import Grid, SymmetricRule, grid_from_range, integer_range
+from selective_focus.quantization.affine import (
+    SCALE_FLOOR,
+    Grid,
+    SymmetricRule,
+    integer_range,
+    scale_and_zero_point,
+)
 from selective_focus.quantization.histogram import Histogram
 
 Range = tuple[Tensor, Tensor]
@@ -168,10 +174,10 @@ def mse_shrink(
         lo, hi = lo.clamp(max=0), hi.clamp(min=0)
     factor = 1 - 0.01 * torch.arange(candidates, dtype=torch.float64, device=lo.device).float()[:, None]
     if symmetric:
-        tried = grid_from_range(factor * lo, factor * hi, bits, True, rule)
-        return _best(points, tried.scale, tried.zero_point, tried.qmin, tried.qmax, p)
+        scale, zero_point = scale_and_zero_point(factor * lo, factor * hi, bits, True, rule)
+        return _best(points, scale, zero_point, *integer_range(bits, True, rule), p)
     qmin, qmax = integer_range(bits, False)
-    scale = ((factor * hi - factor * lo) / qmax).clamp(min=1e-8)
+    scale = ((factor * hi - factor * lo) / qmax).clamp(min=SCALE_FLOOR)
     return _best(points, scale, torch.round(-(factor * lo) / scale) + 0.0, qmin, qmax, p)
 
 
@@ -219,17 +225,16 @@ def _line_search(
     reach = part * torch.maximum(-lo, hi)
     below = torch.zeros_like(reach) if bool((lo >= 0).all()) else -reach
     above = torch.zeros_like(reach) if bool((hi <= 0).all()) else reach
-    tried = grid_from_range(below, above, bits, symmetric, rule)
-    winner = points.errors(tried.scale, tried.zero_point, tried.qmin, tried.qmax, p).argmin(
-        dim=0, keepdim=True
-    )
+    scale, zero_point = scale_and_zero_point(below, above, bits, symmetric, rule)
+    errors = points.errors(scale, zero_point, *integer_range(bits, symmetric, rule), p)
+    winner = errors.argmin(dim=0, keepdim=True)
     return points.shaped(below.gather(0, winner)[0]), points.shaped(above.gather(0, winner)[0])
 
 
 def _plane_search(points: _Points, lo: Tensor, hi: Tensor, part: Tensor, bits: int, p: float) -> Range:
     qmin, qmax = integer_range(bits, False)
     width = part * (hi - lo)
-    scale = (width / qmax).clamp(min=1e-8)
+    scale = (width / qmax).clamp(min=SCALE_FLOOR)
     zero_points = torch.arange(qmax + 1, dtype=torch.float32, device=lo.device)
     best = torch.full_like(lo, torch.inf, dtype=torch.float64)
     best_lo, best_hi = lo.clone(), hi.clone()

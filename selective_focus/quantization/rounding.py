@@ -19,7 +19,7 @@ GAMMA = -0.1
 
 
 def rectified_sigmoid(v: Tensor) -> Tensor:
-    """h(V) in 0..1: a sigmoid stretched to gamma..zeta and clipped, so 0 and 1 are reached (AdaRound eq. 23)."""
+    """h(V): a sigmoid stretched to gamma..zeta and clipped, so that 0 and 1 are reached (AdaRound eq. 23)."""
     return torch.clamp(torch.sigmoid(v) * (ZETA - GAMMA) + GAMMA, 0, 1)
 
 
