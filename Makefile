@@ -1,0 +1,52 @@
+# `make help` explains every target. Every target sets up what it needs first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PROFILE ?= quick
+CULANE ?=
+WEIGHTS ?=
+DETECTOR ?= laneatt
+TORCH_INDEX ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce-table bench-culane report test check train-synthetic perf lock clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@echo; echo "  Settings: PYTHON=python3.12  PROFILE=quick|full  CULANE=DIR  WEIGHTS=DIR  DETECTOR=NAME"
+	@echo "  TORCH_INDEX=URL takes PyTorch from another index (a CPU build, say; see README.md)"
+
+setup: $(READY) ## build .venv with pinned dependencies
+
+$(READY): requirements.lock scripts/setup.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" TORCH_INDEX="$(TORCH_INDEX)" sh scripts/setup.sh
+	@touch $@
+
+reproduce-table: $(READY) ## every method on the embedded detectors: table, CSV and plots in results/runs/PROFILE
+	@$(BIN)/python -m bench run --profile $(PROFILE)
+
+bench-culane: $(READY) ## the same on real CULane: make bench-culane CULANE=DIR [WEIGHTS=DIR]
+	@$(BIN)/python -m bench culane --root "$(CULANE)" --weights "$(WEIGHTS)" --profile $(PROFILE)
+
+report: $(READY) ## make the plots and tables of the last run again
+	@$(BIN)/python -m bench plot --name $(PROFILE)
+
+test: $(READY) ## run the tests
+	@$(BIN)/python -m pytest
+
+check: $(READY) ## formatter, linter, types and tests
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest
+
+train-synthetic: $(READY) ## train an embedded detector again: make train-synthetic DETECTOR=laneatt
+	@$(BIN)/python scripts/train_synthetic.py --detector $(DETECTOR)
+
+perf: $(READY) ## speed ratios (pytest-benchmark)
+	@$(BIN)/python -m pytest bench/perf --benchmark-only --benchmark-columns=median,rounds
+
+lock: $(READY) ## resolve requirements.lock again from pyproject.toml
+	@VENV="$(VENV)" sh scripts/lock.sh
+
+clean: ## remove the environment and local caches (results are kept)
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache
