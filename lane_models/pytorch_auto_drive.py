@@ -16,8 +16,8 @@ STD = (0.229, 0.224, 0.225)
 def imagenet_input(image_bgr: npt.NDArray[np.uint8], size: tuple[int, int], cut_height: int = 0) -> Tensor:
     """A frame [h, w, 3] uint8 BGR -> [3, H, W] float32, RGB, normalised by the ImageNet statistics.
 
-    size: (H, W). cut_height: rows taken off the top first. Pillow's bilinear filter widens where it shrinks an image
-    (antialiasing) and OpenCV's does not: the released weights want the former, the difference is visible.
+    size: (H, W). cut_height: rows taken off the top first. Pillow's bilinear filter widens where it shrinks
+    an image (antialiasing), OpenCV's does not: the released weights want the former.
     """
     rgb = np.ascontiguousarray(image_bgr[cut_height:, :, ::-1])
     resized = Image.fromarray(rgb).resize((size[1], size[0]), Image.Resampling.BILINEAR)

@@ -2,131 +2,20 @@
 
 Variants and where their released weights come from:
 
-    tusimple, culane    the original, github.com/liuruijin17/LSTR: cache/nnet/LSTR/LSTR_500000.pkl on the main branch,
-                        cache/nnet/LSTR_CULANE/LSTR_CULANE_500000.pkl on the branch ``culane`` (3 MB each)
-    r18s2x, r34         github.com/voldemortX/pytorch-auto-drive, docs/MODEL_ZOO.md, LSTR on CULane
+    tusimple    the original, github.com/liuruijin17/LSTR: cache/nnet/LSTR/LSTR_500000.pkl (3 MB)
+    culane      the same, branch ``culane``: cache/nnet/LSTR_CULANE/LSTR_CULANE_500000.pkl (3 MB)
+    r18s2x, r34 github.com/voldemortX/pytorch-auto-drive, docs/MODEL_ZOO.md, LSTR on CULane
 
 ``build(variant)`` gives the detector, ``detector.load_official(path)`` reads such a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from lane_models.lstr.detector import VARIANTS, LSTRDetector
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
-
-from lane_models.backbones.resnet import BLOCKS, residual_blocks
-from lane_models.checkpoint import load_official
-from lane_models.lstr import decode as lanes
-from lane_models.lstr.model import LSTRNetwork
-from lane_models.pytorch_auto_drive import imagenet_input
-from selective_focus.detector import Heads, Lane, LaneDetector
-
-MEAN_BGR = (0.40789654, 0.44719302, 0.47026115)
-STD_BGR = (0.28863828, 0.27408164, 0.27809834)
+__all__ = ["VARIANTS", "LSTRDetector", "build"]
 
 
-@dataclass(frozen=True)
-class Variant:
-    """What distinguishes one set of released weights from another."""
-
-    input_size: tuple[int, int]
-    rules: lanes.Rules
-    network: dict[str, Any]
-    antialiased: bool = False
-    """pytorch-auto-drive's input (RGB, antialiased); else the original's (BGR, OpenCV's bilinear)."""
-
-
-VARIANTS = {
-    "tusimple": Variant((360, 640), lanes.TUSIMPLE, {"classes": 2}),
-    "culane": Variant((295, 820), lanes.CULANE, {"classes": 3}),
-    "r18s2x": Variant(
-        (288, 800),
-        lanes.PYTORCH_AUTO_DRIVE,
-        {"width": 32, "channels": 64, "prefixed": True},
-        antialiased=True,
-    ),
-    "r34": Variant(
-        (288, 800),
-        lanes.PYTORCH_AUTO_DRIVE,
-        {"blocks": BLOCKS[34], "width": 64, "channels": 128, "prefixed": True},
-        antialiased=True,
-    ),
-}
-
-
-def build(variant: str) -> LSTR:
-    """A detector with random weights, in eval mode."""
-    return LSTR(variant)
-
-
-class LSTR(LaneDetector):
-    """LSTR as a ``LaneDetector``; the heads are described at ``LSTRNetwork``."""
-
-    name = "lstr"
-    confidence_heads = frozenset({"classification"})
-    output_layers = ("class_embed", "specific_embed.layers.2", "shared_embed.layers.2")
-
-    def __init__(self, variant: str) -> None:
-        config = VARIANTS[variant]
-        self.variant = variant
-        self.input_size = config.input_size
-        self.rules = config.rules
-        self.image_size = config.rules.image_size
-        self.antialiased = config.antialiased
-        self.model = LSTRNetwork(**config.network).eval()
-        self.reconstruction_blocks = (
-            *residual_blocks(self.model),
-            *(f"transformer.encoder.layers.{i}" for i in range(2)),
-            *(f"transformer.decoder.layers.{i}" for i in range(2)),
-            "specific_embed",
-            "shared_embed",
-        )
-
-    def load_official(self, source: Mapping[str, Any] | str | Path) -> None:
-        """Load released weights (a path or a state dict) strictly; entries left by a profiler are ignored."""
-        networks = {name: _constructor(config) for name, config in VARIANTS.items()}
-        load_official(self, source, ignore=("*total_ops", "*total_params"), variants=networks)
-
-    def transform(self, image_bgr: npt.NDArray[np.uint8]) -> Tensor:
-        """A frame [h, w, 3] uint8 BGR -> network input [3, H, W] float32: the whole frame, resized and normalised."""
-        if self.antialiased:
-            return imagenet_input(image_bgr, self.input_size)
-        height, width = self.input_size
-        image = cv2.resize(image_bgr, (width, height), interpolation=cv2.INTER_LINEAR) / 255.0
-        normalised = ((image - MEAN_BGR) / STD_BGR).astype(np.float32)
-        return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)))
-
-    def decode(
-        self, heads: Mapping[str, Tensor], image_size: tuple[int, int] | None = None
-    ) -> list[list[Lane]]:
-        """Heads -> lanes of each image; points run in the order of the official output."""
-        return lanes.decode(heads, self.rules, image_size)
-
-    def foreground(self, heads: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The lane probability of each query [N, Q, 1]; for the shared camera terms the image's largest [N, 1, 1]."""
-        weight = lanes.confidence(heads).detach().unsqueeze(-1)
-        per_image = weight.amax(dim=1, keepdim=True)
-        return {name: per_image if name == "camera_terms" else weight for name in heads}
-
-    def geometry(self, heads: Heads) -> tuple[Tensor, Tensor]:
-        """Where the lanes are, differentiably: x in pixels of ``image_size``, and a weight, both [N, Q, R].
-
-        R are the rows that ``decode`` uses. The weight, without gradient, is the query's lane probability where
-        the decoded lane would have a point and 0 elsewhere.
-        """
-        rows = torch.tensor(self.rules.rows, device=heads["endpoints"].device)
-        x = lanes.lane_curves(heads, rows, self.image_size)
-        points = lanes.visible(heads, x, rows, self.rules)
-        return x, (points * lanes.confidence(heads).unsqueeze(-1)).detach()
-
-
-def _constructor(config: Variant) -> Any:
-    return lambda: LSTRNetwork(**config.network)
+def build(variant: str) -> LSTRDetector:
+    """An LSTR with random weights, in eval mode."""
+    return LSTRDetector(variant)

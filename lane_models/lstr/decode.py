@@ -1,7 +1,7 @@
 """From LSTR's heads to lanes: which queries are lanes, and the curve of each on fixed rows.
 
-The curve is a third-order road model seen by a tilted pinhole camera (Liu et al. 2021, eq. 5), x and y in parts of the
-frame's size: x(y) = k / (y - f)^2 + m / (y - f) + n + b2 * y - b3. All lanes of an image share k, f, m, n (the camera).
+The curve is a cubic on the road seen by a tilted pinhole camera (Liu et al. 2021, section 3.1), with x and y
+in parts of the frame's size: x(y) = k / (y - f)^2 + m / (y - f) + n + b2 * y - b3. Lanes share k, f, m, n.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from selective_focus.detector import Lane
 
 @dataclass(frozen=True)
 class Rules:
-    """How one set of released weights is decoded; sizes and rows in pixels of the camera frame it was trained on."""
+    """How one set of released weights is decoded; in pixels of the camera frame that it was trained on."""
 
     image_size: tuple[int, int]
     rows: tuple[float, ...]
@@ -62,7 +62,7 @@ def lane_curves(heads: Mapping[str, Tensor], rows: Tensor, image_size: tuple[int
 
 
 def visible(heads: Mapping[str, Tensor], x: Tensor, rows: Tensor, rules: Rules) -> Tensor:
-    """Which points of the curves x [N, Q, R] at rows [R] (pixels) are lane points by the rules: bool [N, Q, R]."""
+    """Which points of the curves x [N, Q, R] at rows [R] (pixels) belong to a lane: bool [N, Q, R]."""
     y = (rows / rules.image_size[0]).to(x)
     upper = heads["endpoints"][..., rules.upper_end, None]
     lower = heads["endpoints"][..., 1 - rules.upper_end, None]
@@ -91,9 +91,10 @@ def chosen_queries(logits: Tensor, rules: Rules) -> list[int]:
 def decode(
     heads: Mapping[str, Tensor], rules: Rules, image_size: tuple[int, int] | None = None
 ) -> list[list[Lane]]:
-    """Heads of N images -> their lanes, in pixels of a frame of ``image_size`` (H, W; default: the rules' own).
+    """Heads of N images -> their lanes, in pixels of a frame of ``image_size`` (H, W).
 
-    The rows are those of the rules, scaled with the frame. Lanes of fewer than two points are dropped.
+    The rows are those of the rules, scaled with the frame (default: the rules' own). Lanes of fewer than two
+    points are dropped.
     """
     exact = {name: head.detach().cpu().double() for name, head in heads.items()}
     rows = torch.tensor(rules.rows, dtype=torch.float64)

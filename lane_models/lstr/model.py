@@ -1,7 +1,7 @@
 """LSTR's network: a small ResNet, a transformer with seven lane queries, and three output heads.
 
 Liu et al., "End-to-end Lane Shape Prediction with Transformers", WACV 2021.
-Every tensor that passes between sub-modules has the batch first, so that cached activations can be sliced by image.
+Every tensor between sub-modules has the batch first, so that cached activations can be sliced by image.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class SinePosition(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention: query [N, L, d], key and value [N, S, d] -> [N, L, d].
 
-    The projections are layers of their own and the two products are ``MatMul`` modules: everything a quantizer
-    wants to reach has a name. (Official checkpoints pack the projections; see ``state_keys``.)
+    The projections are layers of their own and the two products are ``MatMul`` modules, so that a quantizer
+    can reach them. (Official checkpoints pack the projections; see ``state_keys``.)
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -67,16 +67,15 @@ class Attention(nn.Module):
         k, v = self._split(self.k_proj(key)), self._split(self.v_proj(value))
         weights = self.softmax(self.scores(q, k.transpose(-1, -2)))
         joined = self.context(weights, v).transpose(1, 2).flatten(2)
-        out: Tensor = self.out_proj(joined)
-        return out
+        return self.out_proj(joined)
 
     def _split(self, x: Tensor) -> Tensor:
         """[N, L, d] -> [N, heads, L, d / heads]."""
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention over the feature map and a feed-forward part, both post-normalised: [N, S, d] -> [N, S, d]."""
+    """Self-attention over the feature map, then a feed-forward part: x, position [N, S, d] -> [N, S, d]."""
 
     def __init__(self, channels: int, heads: int, feedforward: int) -> None:
         super().__init__()
@@ -90,8 +89,7 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         placed = x + position
         x = self.norm1(x + self.self_attn(placed, placed, x))
-        out: Tensor = self.norm2(x + self.linear2(self.relu(self.linear1(x))))
-        return out
+        return self.norm2(x + self.linear2(self.relu(self.linear1(x))))
 
 
 class DecoderLayer(nn.Module):
@@ -115,8 +113,7 @@ class DecoderLayer(nn.Module):
         placed = x + query_position
         x = self.norm1(x + self.self_attn(placed, placed, x))
         x = self.norm2(x + self.multihead_attn(x + query_position, memory + position, memory))
-        out: Tensor = self.norm3(x + self.linear2(self.relu(self.linear1(x))))
-        return out
+        return self.norm3(x + self.linear2(self.relu(self.linear1(x))))
 
 
 class Encoder(nn.Module):
@@ -144,8 +141,7 @@ class Decoder(nn.Module):
         x = torch.zeros_like(query_position)
         for layer in self.layers:
             x = layer(x, query_position, memory, position)
-        out: Tensor = self.norm(x)
-        return out
+        return self.norm(x)
 
 
 class Transformer(nn.Module):
@@ -157,8 +153,7 @@ class Transformer(nn.Module):
         self.decoder = Decoder(channels, heads, feedforward)
 
     def forward(self, features: Tensor, position: Tensor, query_position: Tensor) -> Tensor:
-        out: Tensor = self.decoder(query_position, self.encoder(features, position), position)
-        return out
+        return self.decoder(query_position, self.encoder(features, position), position)
 
 
 class MLP(nn.Module):
@@ -166,29 +161,28 @@ class MLP(nn.Module):
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
-        widths = (channels, channels, channels, out_channels)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        widths = (channels, channels, out_channels)
+        self.layers = nn.ModuleList(nn.Linear(channels, width) for width in widths)
         self.relus = nn.ModuleList(nn.ReLU() for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer, relu in zip(self.layers, self.relus, strict=False):
             x = relu(layer(x))
-        out: Tensor = self.layers[-1](x)
-        return out
+        return self.layers[-1](x)
 
 
-class LSTRNetwork(nn.Module):
+class LSTR(nn.Module):
     """[N, 3, H, W] -> heads, for N images and Q = 7 queries.
 
     | head | shape | meaning |
     | --- | --- | --- |
     | classification | [N, Q, classes] | logits; class 1 is "lane" |
-    | endpoints | [N, Q, 2] | the lane's extent: two y in parts of the frame height, in the order of the weights |
+    | endpoints | [N, Q, 2] | the lane's extent: two y in parts of the frame height (order: ``decode``) |
     | lane_terms | [N, Q, 2] | b'' and b''' of the curve: slope and offset of this lane |
     | camera_terms | [N, 1, 4] | k'', f'', m'', n' of the curve: one for all lanes of an image |
 
     blocks, width: of the ResNet; the transformer has ``2 * width`` channels. classes: 2 or 3.
-    prefixed: whether official keys of the backbone start with "backbone." (pytorch-auto-drive) or not (original).
+    prefixed: whether official backbone keys start with "backbone." (pytorch-auto-drive) or not (original).
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Official state-dict keys for LSTR, while its modules have the structure that quantization wants.
 
-With both hooks registered, ``state_dict()`` of the network writes, and ``load_state_dict`` reads, the official layout:
-the query, key and value projections of an attention packed in one matrix (as in ``torch.nn.MultiheadAttention``), and
-for the original checkpoints the backbone's layers without a prefix. Sub-modules keep their own plain keys.
+With both hooks, ``state_dict()`` of the network writes, and ``load_state_dict`` reads, the official layout:
+the query, key and value projections of an attention packed in one matrix (as in ``nn.MultiheadAttention``),
+and for the original checkpoints the backbone's layers without a prefix. Sub-modules keep their own keys.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BACKBONE = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
 
 
 def write_official(network: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """State-dict post-hook: own keys become official ones. ``network.prefixed``: official keys have "backbone."."""
+    """State-dict post-hook: own keys become official (``network.prefixed``: with "backbone." in front)."""
     for key in [k for k in state if k.startswith(prefix)]:
         name = key.removeprefix(prefix)
         if name.startswith("backbone.") and not network.prefixed:
