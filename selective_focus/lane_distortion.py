@@ -60,7 +60,7 @@ class RowLanes:
 
 
 Lanes = RowLanes | Sequence[Lane | FloatArray]
-"""The lanes of one image: detected lanes or [P, 2] arrays (x, y in pixels), or either of them sampled on rows."""
+"""The lanes of one image: detected lanes or [P, 2] arrays (x, y in pixels), or either sampled on rows."""
 
 
 def sample_rows(
@@ -73,10 +73,11 @@ def sample_rows(
     lanes: of one image, in pixels of a frame of ``image_size`` (H, W).
     row_step: pixels between rows; None is 10 px at 590 rows, scaled with H.
 
-    A lane covers the rows between its lowest and highest y and is linear between its points, in whatever order
-    they come; points at one y are averaged. A lane that lies between two rows (one point, or horizontal) counts
-    as one point on the row nearest to it, so that no lane in the frame goes unseen. Points that are not finite
-    are left out: rows lost that way count as missing. Rows outside the frame do not exist; x may lie outside it.
+    A lane covers the rows between its lowest and highest y and is linear between its points, in whatever
+    order they come; points at one y are averaged. A lane that lies between two rows (one point, or
+    horizontal) counts as one point on the row nearest to it, so that no lane in the frame goes unseen.
+    Points that are not finite are left out: rows lost that way count as missing. Rows outside the frame do
+    not exist; x may lie outside it.
     Raises ValueError on lanes that are not [P, 2] or a size or step that is not positive.
     """
     height, width = image_size
@@ -85,7 +86,7 @@ def sample_rows(
     step = ROW_STEP * height / REFERENCE_SIZE[0] if row_step is None else float(row_step)
     if not step > 0:
         raise ValueError(f"row_step must be a positive number of pixels, not {row_step}")
-    rows: FloatArray = height - step * np.arange(math.floor(height / step + 1e-9) + 1)
+    rows = height - step * np.arange(math.floor(height / step + 1e-9) + 1, dtype=np.float64)
     x: FloatArray = np.zeros((len(lanes), len(rows)))
     covered = np.zeros_like(x)
     for lane, lane_x, lane_covered in zip(lanes, x, covered, strict=True):
@@ -197,8 +198,8 @@ def _on_rows(lanes: Lanes, image_size: tuple[int, int], row_step: float | None) 
         return sample_rows(lanes, image_size, row_step)
     if lanes.image_size != tuple(image_size) or (row_step is not None and row_step != lanes.row_step):
         raise ValueError(
-            f"lanes sampled for a frame of {lanes.image_size} at {lanes.row_step:g} px a row cannot be compared "
-            f"in a frame of {tuple(image_size)}, row_step {row_step}; call sample_rows with the same values"
+            f"lanes sampled for a frame of {lanes.image_size} every {lanes.row_step:g} px cannot be compared "
+            f"in one of {tuple(image_size)}, row_step {row_step}; call sample_rows with the same values"
         )
     return lanes
 
@@ -253,7 +254,7 @@ def corpus_lds(
     delta: float | None = None,
     row_step: float | None = None,
 ) -> LaneDistortion:
-    """Mean LDS over images, each counting the same: the tables' columns ``lds``, ``lds_displacement`` and so on.
+    """Mean LDS over images, each counting the same: the tables' columns ``lds``, ``lds_displacement``, ...
 
     The options are those of ``lane_distortion_score``; ValueError when there are no images.
     """
