@@ -39,22 +39,22 @@ def head_sensitivity(
 ) -> dict[str, float]:
     """Sensitivity s_k of each head k: a mean LDS over the N images of the batch, in pixels.
 
-    reference_heads O, quantized_heads Q: the same images through the full-precision and the quantized network.
-    With E_k = O_k + alpha (Q_k - O_k) and P the detector's decode:
+    reference_heads O, quantized_heads Q: the same images through the full-precision and the quantized
+    network. With E_k = O_k + alpha (Q_k - O_k) and P the detector's decode:
 
         "swap-one"       s_k = LDS(P(O), P(O with O_k replaced by E_k))                           >= 0
         "leave-one-out"  s_k = LDS(P(O), P(E)) - LDS(P(O), P(E with E_k replaced by O_k))
 
-    The second can fall a little below 0, where one head's error hides another's. ``alpha`` below 1 keeps scores
-    away from the ceiling ``delta`` when the damage is large, so that heads stay comparable.
+    The second can fall a little below 0, where one head's error hides another's. ``alpha`` below 1 keeps
+    scores away from the ceiling ``delta`` when the damage is large, so that heads stay comparable.
 
     reference_lanes: P(O) of the N images, decoded or, to save their preparation as well, sampled on rows.
     image_size: (H, W) of the frame in which pixels are counted; None is the detector's own.
     norm, delta, row_step: see ``lane_distortion_score``.
 
-    Costs one decode of the batch a head, and one for each of P(O) (unless given) and P(E) (leave-one-out only).
-    Swapping keeps the order of proposals, so heads of one proposal stay aligned. Raises ValueError when the heads
-    do not line up.
+    Costs one decode of the batch a head, and one for each of P(O) (unless given) and P(E) (leave-one-out
+    only). Swapping keeps the order of proposals, so heads of one proposal stay aligned. Raises ValueError
+    when the heads do not line up.
     """
     _check(reference_heads, quantized_heads, mode, alpha)
     size = tuple(image_size or detector.image_size)
@@ -94,7 +94,7 @@ def _check(reference: Mapping[str, Tensor], quantized: Mapping[str, Tensor], mod
         raise ValueError("head sensitivity needs at least one head; the detector gave none")
     if set(reference) != set(quantized):
         raise ValueError(
-            f"full-precision heads {sorted(reference)} and quantized heads {sorted(quantized)} must be the same"
+            f"quantized heads {sorted(quantized)} must be the full-precision ones, {sorted(reference)}"
         )
     for name, head in reference.items():
         if head.shape != quantized[name].shape:

@@ -16,7 +16,7 @@ from selective_focus.lane_distortion import sample_rows
 
 
 class TwoLanes(LaneDetector):
-    """Upright lanes on rows 590..500: ``x`` [N, L] is where, ``score`` [N, L] > 0 is whether, ``spare`` is unused."""
+    """Upright lanes on rows 590..500: head ``x`` [N, L] says where, ``score`` [N, L] > 0 whether."""
 
     name, variant = "two lanes", "test"
     input_size = (8, 8)
@@ -49,7 +49,11 @@ class TwoLanes(LaneDetector):
 
 
 def heads(x: list[list[float]], score: list[list[float]]) -> Heads:
-    return {"x": torch.tensor(x), "score": torch.tensor(score), "spare": torch.zeros(len(x), 3)}
+    return {
+        "x": torch.tensor(x).float(),
+        "score": torch.tensor(score).float(),
+        "spare": torch.zeros(len(x), 3),
+    }
 
 
 FULL = heads([[400, 800], [300, 900]], [[1, 1], [1, -1]])
@@ -114,7 +118,7 @@ def test_refusals_name_the_value() -> None:
         head_sensitivity(detector, FULL, QUANTIZED, mode="both")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"alpha must be in \(0, 1\], not 0"):
         head_sensitivity(detector, FULL, QUANTIZED, alpha=0)
-    with pytest.raises(ValueError, match="must be the same"):
+    with pytest.raises(ValueError, match="must be the full-precision ones"):
         head_sensitivity(detector, FULL, {"x": FULL["x"]})
     with pytest.raises(ValueError, match=r"head 'x' has shape \[2, 2\] in full precision but \[1, 2\]"):
         head_sensitivity(detector, FULL, {**QUANTIZED, "x": QUANTIZED["x"][:1]})
