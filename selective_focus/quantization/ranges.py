@@ -8,7 +8,6 @@ of millions.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,12 +21,13 @@ from selective_focus.quantization.affine import (
     scale_and_zero_point,
 )
 from selective_focus.quantization.histogram import Histogram
+from selective_focus.quantization.samples import Samples, first_smallest
 
 Range = tuple[Tensor, Tensor]
 """(lo, hi), both 0-d or [C]."""
 
-BLOCK = 1 << 16
-"""Elements worked on at a time in a search: temporaries stay in the processor's cache."""
+_CANDIDATES = 1 << 22
+"""Candidates of a 2-D search that are listed at a time."""
 
 
 def min_max(x: Tensor, per_channel: bool = False) -> Range:
@@ -93,62 +93,12 @@ def percentile(x: Tensor, p: float, symmetric: bool = False) -> Range:
     return torch.tensor(float(lo)), torch.tensor(float(hi))
 
 
-@dataclass(frozen=True, eq=False)
-class _Points:
-    """What a search runs on: values [C, n] with the share of each [n], or None for equal shares."""
-
-    values: Tensor
-    share: Tensor | None
-    per_channel: bool
-
-    @classmethod
-    def of(cls, x: Tensor | Histogram, per_channel: bool = False) -> _Points:
-        if isinstance(x, Histogram):
-            values, counts = x.points()
-            return cls(values.float()[None], (counts / counts.sum()).float(), False)
-        flat = x.detach().float()
-        return cls(flat.flatten(1) if per_channel else flat.reshape(1, -1), None, per_channel)
-
-    def extremes(self) -> Range:
-        lo, hi = torch.aminmax(self.values, dim=1)
-        return lo, hi
-
-    def errors(self, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, p: float) -> Tensor:
-        """Mean |x - FQ(x)|^p [K, C] of K candidate grids, scale and zero_point [K, C]."""
-        total = torch.zeros(scale.shape, dtype=torch.float64, device=scale.device)
-        channels, n = self.values.shape
-        columns = max(1, min(n, BLOCK))
-        rows = max(1, BLOCK // columns)
-        flat_total, flat_scale, flat_zero = total.view(-1), scale.reshape(-1, 1), zero_point.reshape(-1, 1)
-        owner = torch.arange(channels, device=scale.device).repeat(scale.shape[0])
-        for first in range(0, n, columns):
-            block = self.values[:, first : first + columns]
-            share = None if self.share is None else self.share[first : first + columns]
-            for row in range(0, owner.numel(), rows):
-                some = slice(row, row + rows)
-                values = block if channels == 1 else block[owner[some]]
-                s, z = flat_scale[some], flat_zero[some]
-                error = (
-                    torch.div(values, s)
-                    .round_()
-                    .clamp_(qmin - z, qmax - z)
-                    .mul_(s)
-                    .sub_(values)
-                    .abs_()
-                    .pow_(p)
-                )
-                flat_total[some] += error.sum(1) if share is None else error @ share
-        return total / n if self.share is None else total
-
-    def shaped(self, value: Tensor) -> Tensor:
-        return value if self.per_channel else value[0]
-
-
 def quantization_error(x: Tensor, grid: Grid, p: float = 2.4) -> Tensor:
     """mean |x - FQ(x)|^p, 0-d, or [C] for a per-channel grid; float64."""
-    points = _Points.of(x, grid.per_channel)
-    scale, zero_point = grid.scale.reshape(1, -1), grid.zero_point.reshape(1, -1)
-    return points.shaped(points.errors(scale, zero_point, grid.qmin, grid.qmax, p)[0])
+    samples = Samples.of(x, grid.per_channel)
+    owner = torch.arange(samples.channels, device=x.device)
+    scale, zero_point = grid.scale.reshape(-1), grid.zero_point.reshape(-1)
+    return samples.shaped(samples.errors(owner, scale, zero_point, grid.qmin, grid.qmax, p))
 
 
 def mse_shrink(
@@ -168,23 +118,23 @@ def mse_shrink(
     codes; include_zero=True widens the extremes first (what deployment needs). Symmetric: the same steps on
     max |x|.
     """
-    points = _Points.of(x, per_channel)
-    lo, hi = points.extremes()
+    if not 1 <= candidates <= 100:
+        raise ValueError(f"candidates must be 1..100 (steps of 1 %), not {candidates}")
+    samples = Samples.of(x, per_channel)
+    lo, hi = samples.extremes()
     if include_zero:
         lo, hi = lo.clamp(max=0), hi.clamp(min=0)
-    factor = 1 - 0.01 * torch.arange(candidates, dtype=torch.float64, device=lo.device).float()[:, None]
+    factor = 1 - 0.01 * torch.arange(candidates, device=lo.device, dtype=torch.float32)[:, None]
+    qmin, qmax = integer_range(bits, symmetric, rule)
     if symmetric:
         scale, zero_point = scale_and_zero_point(factor * lo, factor * hi, bits, True, rule)
-        return _best(points, scale, zero_point, *integer_range(bits, True, rule), p)
-    qmin, qmax = integer_range(bits, False)
-    scale = ((factor * hi - factor * lo) / qmax).clamp(min=SCALE_FLOOR)
-    return _best(points, scale, torch.round(-(factor * lo) / scale) + 0.0, qmin, qmax, p)
-
-
-def _best(points: _Points, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, p: float) -> Grid:
-    winner = points.errors(scale, zero_point, qmin, qmax, p).argmin(dim=0, keepdim=True)
-    chosen = (value.gather(0, winner)[0] for value in (scale, zero_point))
-    best_scale, best_zero = (points.shaped(value) for value in chosen)
+    else:
+        scale = ((factor * hi - factor * lo) / qmax).clamp(min=SCALE_FLOOR)
+        zero_point = torch.round(-(factor * lo) / scale) + 0.0
+    owner = torch.arange(samples.channels, device=lo.device).repeat(candidates)
+    errors = samples.errors(owner, scale.reshape(-1), zero_point.reshape(-1), qmin, qmax, p)
+    winner = first_smallest(errors, owner, samples.channels)
+    best_scale, best_zero = (samples.shaped(v.reshape(-1)[winner]) for v in (scale, zero_point))
     return Grid(best_scale, best_zero, qmin, qmax)
 
 
@@ -200,51 +150,105 @@ def mse_grid(
     """QDrop's range search over ``steps`` widths i/steps of the full range.
 
     Symmetric or one-sided data: 1-D, t = i/steps max|x|, range [-t, t], [0, t] or [-t, 0]. Two-sided
-    asymmetric: 2-D, for each width also every zero point 0..2^b-1 (steps * 2^b candidates). The first wins a
-    tie. One-sidedness is that of all the data handed in, so hand in the whole calibration set (QDrop looks at
-    its first batch only). Returns (lo, hi) for ``grid_from_range``.
+    asymmetric: 2-D, for each width also every zero point 0..2^b-1 (steps * 2^b candidates, most of which are
+    ruled out unmeasured). The first wins a tie. One-sidedness is that of all the data handed in, so hand in
+    the whole calibration set (QDrop looks at its first batch only). Returns (lo, hi) for ``grid_from_range``.
     """
-    points = _Points.of(x, per_channel)
-    lo, hi = points.extremes()
-    part = torch.arange(1, steps + 1, dtype=torch.float64, device=lo.device).float()[:, None]
+    samples = Samples.of(x, per_channel)
+    lo, hi = samples.extremes()
+    part = torch.arange(1, steps + 1, device=lo.device, dtype=torch.float32)[:, None] / steps
     if symmetric or bool((lo >= 0).all()) or bool((hi <= 0).all()):
-        return _line_search(points, lo, hi, part / steps, bits, symmetric, p, rule)
-    return _plane_search(points, lo.clamp(max=0), hi.clamp(min=0), part / steps, bits, p)
+        return _line_search(samples, part, bits, symmetric, p, rule)
+    return _plane_search(samples, part, bits, p)
 
 
 def _line_search(
-    points: _Points,
-    lo: Tensor,
-    hi: Tensor,
-    part: Tensor,
-    bits: int,
-    symmetric: bool,
-    p: float,
-    rule: SymmetricRule,
+    samples: Samples, part: Tensor, bits: int, symmetric: bool, p: float, rule: SymmetricRule
 ) -> Range:
+    lo, hi = samples.extremes()
     reach = part * torch.maximum(-lo, hi)
     below = torch.zeros_like(reach) if bool((lo >= 0).all()) else -reach
     above = torch.zeros_like(reach) if bool((hi <= 0).all()) else reach
     scale, zero_point = scale_and_zero_point(below, above, bits, symmetric, rule)
-    errors = points.errors(scale, zero_point, *integer_range(bits, symmetric, rule), p)
-    winner = errors.argmin(dim=0, keepdim=True)
-    return points.shaped(below.gather(0, winner)[0]), points.shaped(above.gather(0, winner)[0])
+    owner = torch.arange(samples.channels, device=lo.device).repeat(len(part))
+    limits = integer_range(bits, symmetric, rule)
+    errors = samples.errors(owner, scale.reshape(-1), zero_point.reshape(-1), *limits, p)
+    winner = first_smallest(errors, owner, samples.channels)
+    return samples.shaped(below.reshape(-1)[winner]), samples.shaped(above.reshape(-1)[winner])
 
 
-def _plane_search(points: _Points, lo: Tensor, hi: Tensor, part: Tensor, bits: int, p: float) -> Range:
-    qmin, qmax = integer_range(bits, False)
+def _plane_search(samples: Samples, part: Tensor, bits: int, p: float) -> Range:
+    """Every width and zero point, but for those that cannot win (see ``_worth_measuring``)."""
+    lo, hi = samples.extremes()
+    lo, hi = lo.clamp(max=0), hi.clamp(min=0)
+    qmax = integer_range(bits, False)[1]
     width = part * (hi - lo)
     scale = (width / qmax).clamp(min=SCALE_FLOOR)
-    zero_points = torch.arange(qmax + 1, dtype=torch.float32, device=lo.device)
-    best = torch.full_like(lo, torch.inf, dtype=torch.float64)
-    best_lo, best_hi = lo.clone(), hi.clone()
-    for row_scale, row_width in zip(scale, width, strict=True):
-        each_scale = row_scale.expand(len(zero_points), -1)
-        each_zero = zero_points[:, None].expand_as(each_scale)
-        error, winner = points.errors(each_scale, each_zero, qmin, qmax, p).min(dim=0)
-        better = error < best
-        start = -zero_points[winner] * row_scale
-        best = torch.where(better, error, best)
-        best_lo = torch.where(better, start, best_lo)
-        best_hi = torch.where(better, start + row_width, best_hi)
-    return points.shaped(best_lo), points.shaped(best_hi)
+    narrowest = _narrowest_width(samples, lo, hi, scale, qmax, p)
+    best_lo, best_hi = torch.zeros_like(lo), torch.zeros_like(hi)
+    zero_points = torch.arange(qmax + 1, device=lo.device, dtype=torch.float32)
+    group = max(1, _CANDIDATES // (len(part) * (qmax + 1)))
+    for first in range(0, samples.channels, group):
+        some = slice(first, first + group)
+        measured = _worth_measuring(lo[some], hi[some], scale[:, some], zero_points, qmax)
+        measured &= torch.arange(len(part), device=lo.device)[None, :, None] >= narrowest[some][:, None, None]
+        channel, step, code = measured.nonzero(as_tuple=True)
+        owner = channel + first
+        tried_scale, tried_zero = scale[step, owner], zero_points[code]
+        errors = samples.errors(owner, tried_scale, tried_zero, 0, qmax, p)
+        winner = first_smallest(errors, channel, min(group, samples.channels - first))
+        start = -tried_zero[winner] * tried_scale[winner]
+        best_lo[some], best_hi[some] = start, start + width[step[winner], owner[winner]]
+    return samples.shaped(best_lo), samples.shaped(best_hi)
+
+
+def _worth_measuring(lo: Tensor, hi: Tensor, scale: Tensor, zero_points: Tensor, qmax: int) -> Tensor:
+    """Which candidates [C, W, Z] are not beaten by the neighbouring zero point.
+
+    Both grids are parts of one lattice. One that reaches a whole step beyond the data on one side, while data
+    is clipped on the other, is never better than the grid moved by that step, and it loses ties (or is
+    strictly worse). lo, hi: [C], scale: [W, C].
+    """
+    step = scale.T[:, :, None]
+    below, above = -zero_points * step, (qmax - zero_points) * step
+    lo, hi = lo[:, None, None], hi[:, None, None]
+    slack = 1.001 * step
+    too_low = (below <= lo - slack) & (above < hi)
+    too_high = (above >= hi + slack) & (below - 0.501 * step > lo)
+    return ~(too_low | too_high)
+
+
+def _narrowest_width(samples: Samples, lo: Tensor, hi: Tensor, scale: Tensor, qmax: int, p: float) -> Tensor:
+    """Index [C] of the narrowest width that can still win.
+
+    Clipping alone costs a narrower range more, at its best zero point, than the full error of some wider
+    candidate. That cost falls with the width (bisection) and is convex in the zero point (bisection on its
+    slope).
+    """
+    steps, channels = scale.shape
+    every = torch.arange(channels, device=lo.device)
+    zero_point = torch.round(-lo / (hi - lo).clamp(min=SCALE_FLOOR) * qmax).expand(steps, -1)
+    owner = every.repeat(steps)
+    errors = samples.errors(owner, scale.reshape(-1), zero_point.reshape(-1), 0, qmax, p)
+    bound = errors.view(steps, channels).amin(0) * (1 + 1e-5)
+    small, large = torch.zeros_like(every), torch.full_like(every, steps - 1)
+    while bool((small < large).any()):
+        middle = (small + large) // 2
+        possible = _least_clipping(samples, every, scale[middle, every], qmax, p) <= bound
+        large = torch.where(possible, middle, large)
+        small = torch.where(possible, small, torch.minimum(middle + 1, large))
+    return large
+
+
+def _least_clipping(samples: Samples, owner: Tensor, scale: Tensor, qmax: int, p: float) -> Tensor:
+    """The smallest cost of clipping [C] over all zero points of a grid with this scale [C]."""
+
+    def cost(zero_point: Tensor) -> Tensor:
+        return samples.clipping(owner, -zero_point * scale, (qmax - zero_point) * scale, p)
+
+    small, large = torch.zeros_like(scale), torch.full_like(scale, qmax)
+    while bool((small < large).any()):
+        middle = torch.floor((small + large) / 2)
+        falling = (cost(middle + 1) < cost(middle)) & (small < large)
+        small, large = torch.where(falling, middle + 1, small), torch.where(falling, large, middle)
+    return cost(small)
