@@ -1,6 +1,8 @@
-"""What the released models of pytorch-auto-drive (BézierLaneNet, SCNN, RESA, LSTR-2x) share: their input."""
+"""What the released models of pytorch-auto-drive (BézierLaneNet, SCNN, RESA, LSTR-2x) share."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,3 +26,12 @@ def imagenet_input(image_bgr: npt.NDArray[np.uint8], size: tuple[int, int], cut_
     x = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     return ((x - mean) / std).contiguous()
+
+
+def drop_least(scores: npt.NDArray[np.floating], kept: Sequence[int], count: int) -> list[int]:
+    """Of the queries ``kept``, at most ``count``, the best by scores [Q]. Equal scores go together."""
+    left = list(kept)
+    while len(left) > count:
+        least = min(scores[q] for q in left)
+        left = [q for q in left if scores[q] > least]
+    return left

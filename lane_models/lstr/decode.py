@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lane_models.pytorch_auto_drive import drop_least
 from selective_focus.detector import Lane
 
 
@@ -84,8 +85,8 @@ def chosen_queries(logits: Tensor, rules: Rules) -> list[int]:
     if rules.threshold is None:
         return [int(q) for q in torch.nonzero(logits.argmax(-1) == 1)]
     scores = logits.softmax(-1)[:, 1]
-    above = [int(q) for q in torch.nonzero(scores > rules.threshold)]
-    return sorted(sorted(above, key=lambda q: -float(scores[q]))[: rules.max_lanes])
+    above = torch.nonzero(scores > rules.threshold)[:, 0]
+    return drop_least(scores.numpy(), above.tolist(), rules.max_lanes)
 
 
 def decode(

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lane_models.backbones.resnet import ResNet
-from lane_models.lstr.state_keys import read_official, write_official
+from lane_models.state_keys import use_official_keys
 from selective_focus.detector import Heads, MatMul
 
 QUERIES = 7
 """Lanes that can be found in one image."""
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 class SinePosition(nn.Module):
@@ -48,7 +51,8 @@ class Attention(nn.Module):
     """Multi-head attention: query [N, L, d], key and value [N, S, d] -> [N, L, d].
 
     The projections are layers of their own and the two products are ``MatMul`` modules, so that a quantizer
-    can reach them. (Official checkpoints pack the projections; see ``state_keys``.)
+    can reach them. In the state dict the three input projections are packed in one matrix and one bias, as in
+    ``nn.MultiheadAttention`` and in official checkpoints.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -61,6 +65,8 @@ class Attention(nn.Module):
         self.softmax = nn.Softmax(dim=-1)
         self.context = MatMul()
         self.out_proj = nn.Linear(channels, channels)
+        self.register_state_dict_post_hook(pack_projections)
+        self.register_load_state_dict_pre_hook(unpack_projections)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         q = self._split(self.q_proj(query)) / math.sqrt(query.shape[-1] // self.heads)
@@ -72,6 +78,23 @@ class Attention(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         """[N, L, d] -> [N, heads, L, d / heads]."""
         return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+def pack_projections(_attention: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """State-dict hook: q, k and v projections become ``in_proj_weight`` and ``in_proj_bias``."""
+    for kind in ("weight", "bias"):
+        parts = [f"{prefix}{name}.{kind}" for name in PROJECTIONS]
+        # A quantizer may have replaced some of the three: then they stay apart.
+        if all(part in state for part in parts):
+            state[f"{prefix}in_proj_{kind}"] = torch.cat([state.pop(part) for part in parts])
+
+
+def unpack_projections(_attention: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Load-state-dict hook: the inverse of ``pack_projections``."""
+    for kind in ("weight", "bias"):
+        if f"{prefix}in_proj_{kind}" in state:
+            parts = state.pop(f"{prefix}in_proj_{kind}").chunk(3)
+            state.update({f"{prefix}{name}.{kind}": v for name, v in zip(PROJECTIONS, parts, strict=True)})
 
 
 class EncoderLayer(nn.Module):
@@ -202,9 +225,8 @@ class LSTR(nn.Module):
         self.class_embed = nn.Linear(channels, classes)
         self.specific_embed = MLP(channels, 4)
         self.shared_embed = MLP(channels, 4)
-        self.prefixed = prefixed
-        self.register_state_dict_post_hook(write_official)
-        self.register_load_state_dict_pre_hook(read_official)
+        if not prefixed:
+            use_official_keys(self, {f"backbone.{n}.": f"{n}." for n, _ in self.backbone.named_children()})
 
     def forward(self, x: Tensor) -> Heads:
         features = self.input_proj(self.backbone(x)[-1])
