@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_PARTS = 4096
+"""Steps in which a value's place inside its bin is recorded (about what float32 can tell)."""
+
 
 class Histogram:
     """Counts and sums of values in equal bins, filled batch by batch.
@@ -54,14 +57,28 @@ class Histogram:
             raise ValueError(f"calibration activations must be finite, found a range of {lo}..{hi}")
         self.minimum, self.maximum = min(self.minimum, lo), max(self.maximum, hi)
         self._cover(lo, hi)
-        values = values[values != 0]
-        self.zeros += x.numel() - values.numel()
-        if values.numel() == 0:
-            return
-        last = 2 * self.bins - 1
-        index = ((values - self._start) * (1 / self._width)).long().clamp_(0, last)
-        self._counts += torch.bincount(index, minlength=last + 1).double().cpu()
-        self._sums += torch.bincount(index, weights=values.double(), minlength=last + 1).cpu()
+        zeros = values.numel() - int(values.sign().abs_().sum(dtype=torch.float64))
+        index, part = self._place(values)
+        counts = torch.bincount(index, minlength=2 * self.bins)
+        parts = torch.zeros_like(counts).scatter_add_(0, index, part)
+        if zeros:
+            zero_index, zero_part = self._place(values.new_zeros(1))
+            counts[zero_index] -= zeros
+            parts[zero_index] -= zeros * zero_part
+        self.zeros += zeros
+        counts, parts = counts.double().cpu(), parts.double().cpu()
+        edges = self._start + self._width * torch.arange(2 * self.bins, dtype=torch.float64)
+        self._counts += counts
+        self._sums += counts * edges + parts * (self._width / _PARTS)
+
+    def _place(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The bin of each value and its place inside the bin in whole parts.
+
+        Integers add up to the same in any order, so the histogram does not depend on threads or device.
+        """
+        position = (values - self._start).mul_(1 / self._width)
+        index = position.long().clamp_(0, 2 * self.bins - 1)
+        return index, position.sub_(index).mul_(_PARTS).long()
 
     def points(self) -> tuple[Tensor, Tensor]:
         """Values (float64, increasing but for the zero at the end) and their counts, without empty bins."""

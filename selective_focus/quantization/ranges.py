@@ -7,7 +7,8 @@ of millions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -121,7 +122,7 @@ def mse_shrink(
     if not 1 <= candidates <= 100:
         raise ValueError(f"candidates must be 1..100 (steps of 1 %), not {candidates}")
     samples = Samples.of(x, per_channel)
-    lo, hi = samples.extremes()
+    lo, hi = samples.lo, samples.hi
     if include_zero:
         lo, hi = lo.clamp(max=0), hi.clamp(min=0)
     factor = 1 - 0.01 * torch.arange(candidates, device=lo.device, dtype=torch.float32)[:, None]
@@ -155,9 +156,8 @@ def mse_grid(
     the whole calibration set (QDrop looks at its first batch only). Returns (lo, hi) for ``grid_from_range``.
     """
     samples = Samples.of(x, per_channel)
-    lo, hi = samples.extremes()
-    part = torch.arange(1, steps + 1, device=lo.device, dtype=torch.float32)[:, None] / steps
-    if symmetric or bool((lo >= 0).all()) or bool((hi <= 0).all()):
+    part = torch.arange(1, steps + 1, device=samples.lo.device, dtype=torch.float32)[:, None] / steps
+    if symmetric or samples.one_sided:
         return _line_search(samples, part, bits, symmetric, p, rule)
     return _plane_search(samples, part, bits, p)
 
@@ -165,21 +165,26 @@ def mse_grid(
 def _line_search(
     samples: Samples, part: Tensor, bits: int, symmetric: bool, p: float, rule: SymmetricRule
 ) -> Range:
-    lo, hi = samples.extremes()
-    reach = part * torch.maximum(-lo, hi)
-    below = torch.zeros_like(reach) if bool((lo >= 0).all()) else -reach
-    above = torch.zeros_like(reach) if bool((hi <= 0).all()) else reach
+    below, above = (part * end for end in _reach(samples))
     scale, zero_point = scale_and_zero_point(below, above, bits, symmetric, rule)
-    owner = torch.arange(samples.channels, device=lo.device).repeat(len(part))
+    owner = torch.arange(samples.channels, device=scale.device).repeat(len(part))
     limits = integer_range(bits, symmetric, rule)
     errors = samples.errors(owner, scale.reshape(-1), zero_point.reshape(-1), *limits, p)
     winner = first_smallest(errors, owner, samples.channels)
     return samples.shaped(below.reshape(-1)[winner]), samples.shaped(above.reshape(-1)[winner])
 
 
+def _reach(samples: Samples) -> Range:
+    """The widest range [C] of a 1-D search: -+ max|x|, cut at zero where all data is on one side of it."""
+    reach = torch.maximum(-samples.lo, samples.hi)
+    below = torch.zeros_like(reach) if bool((samples.lo >= 0).all()) else -reach
+    above = torch.zeros_like(reach) if bool((samples.hi <= 0).all()) else reach
+    return below, above
+
+
 def _plane_search(samples: Samples, part: Tensor, bits: int, p: float) -> Range:
     """Every width and zero point, but for those that cannot win (see ``_worth_measuring``)."""
-    lo, hi = samples.extremes()
+    lo, hi = samples.lo, samples.hi
     lo, hi = lo.clamp(max=0), hi.clamp(min=0)
     qmax = integer_range(bits, False)[1]
     width = part * (hi - lo)
@@ -246,9 +251,71 @@ def _least_clipping(samples: Samples, owner: Tensor, scale: Tensor, qmax: int, p
     def cost(zero_point: Tensor) -> Tensor:
         return samples.clipping(owner, -zero_point * scale, (qmax - zero_point) * scale, p)
 
-    small, large = torch.zeros_like(scale), torch.full_like(scale, qmax)
+    return cost(_lowest_point(cost, scale, qmax))
+
+
+def _lowest_point(cost: Callable[[Tensor], Tensor], like: Tensor, qmax: int) -> Tensor:
+    """The whole number in 0..qmax, shape of ``like``, with the least (convex) cost: bisection on its slope."""
+    small, large = torch.zeros_like(like), torch.full_like(like, qmax)
     while bool((small < large).any()):
         middle = torch.floor((small + large) / 2)
         falling = (cost(middle + 1) < cost(middle)) & (small < large)
         small, large = torch.where(falling, middle + 1, small), torch.where(falling, large, middle)
-    return cost(small)
+    return small
+
+
+def golden_section(
+    x: Tensor | Histogram,
+    bits: int,
+    per_channel: bool = False,
+    symmetric: bool = False,
+    p: float = 2.4,
+    rule: SymmetricRule = "full",
+    iterations: int = 20,
+) -> Range:
+    """The range with the smallest mean |error|^p by golden-section search, for every channel at once.
+
+    As QDrop's MSEFastObserver: symmetric or one-sided data search the reach, two-sided asymmetric data the
+    width and, within each width, the zero point. The error has several shallow minima at low bits, so this is
+    quicker than ``mse_grid`` but can settle in a worse one. Returns (lo, hi) for ``grid_from_range``.
+    """
+    samples = Samples.of(x, per_channel)
+    owner = torch.arange(samples.channels, device=samples.lo.device)
+    qmin, qmax = integer_range(bits, symmetric, rule)
+    plane = not (symmetric or samples.one_sided)
+    lo, hi = (samples.lo, samples.hi) if plane else _reach(samples)
+
+    def ends(part: Tensor) -> Range:
+        if not plane:
+            return part * lo, part * hi
+        scale = (part * (hi - lo) / qmax).clamp(min=SCALE_FLOOR)
+        zero_point = _lowest_point(lambda z: samples.errors(owner, scale, z, qmin, qmax, p), scale, qmax)
+        return -zero_point * scale, (qmax - zero_point) * scale
+
+    def error(part: Tensor) -> Tensor:
+        scale, zero_point = scale_and_zero_point(*ends(part), bits, symmetric, rule)
+        return samples.errors(owner, scale, zero_point, qmin, qmax, p)
+
+    below, above = ends(_golden_minimum(error, torch.full_like(lo, 0.01), torch.ones_like(lo), iterations))
+    return samples.shaped(below), samples.shaped(above)
+
+
+def _golden_minimum(
+    error: Callable[[Tensor], Tensor], left: Tensor, right: Tensor, iterations: int
+) -> Tensor:
+    """Where a function that falls and then rises is least between ``left`` and ``right`` (element-wise)."""
+    ratio = (math.sqrt(5) - 1) / 2
+    inner = right - ratio * (right - left)
+    outer = left + ratio * (right - left)
+    error_inner, error_outer = error(inner), error(outer)
+    for _ in range(iterations):
+        lower = error_inner < error_outer
+        left, right = torch.where(lower, left, inner), torch.where(lower, outer, right)
+        probe = torch.where(lower, right - ratio * (right - left), left + ratio * (right - left))
+        measured = error(probe)
+        inner, outer = torch.where(lower, probe, outer), torch.where(lower, inner, probe)
+        error_inner, error_outer = (
+            torch.where(lower, measured, error_outer),
+            torch.where(lower, error_inner, measured),
+        )
+    return torch.where(error_inner < error_outer, inner, outer)

@@ -17,13 +17,15 @@ _LARGE_BLOCK = 1 << 22
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Values [C, n] (C = 1 for a whole tensor) and the share of each column [n], None for equal shares.
+    """Values [C, n] (C = 1: a whole tensor), the share of each column [n] (None: equal), raw extremes [C].
 
     Candidates come as flat lists: ``owner`` [M] names the channel, everything else has a value per candidate.
     """
 
     values: Tensor
     share: Tensor | None
+    lo: Tensor
+    hi: Tensor
     per_channel: bool
 
     @classmethod
@@ -33,21 +35,23 @@ class Samples:
             if per_channel:
                 raise ValueError("a histogram has no channels: search on the tensor itself, or per tensor")
             values, counts = x.points()
-            return cls(values.float()[None], (counts / counts.sum()).float(), False)
+            lo, hi = torch.tensor([x.minimum]), torch.tensor([x.maximum])
+            return cls(values.float()[None], (counts / counts.sum()).float(), lo, hi, False)
         if x.numel() == 0:
             raise ValueError("cannot set the range of an empty tensor")
-        flat = x.detach().float()
-        return cls(flat.flatten(1) if per_channel else flat.reshape(1, -1), None, per_channel)
+        flat = x.detach().float().flatten(1) if per_channel else x.detach().float().reshape(1, -1)
+        lo, hi = torch.aminmax(flat, dim=1)
+        return cls(flat, None, lo, hi, per_channel)
 
     @property
     def channels(self) -> int:
         """Number of separate searches."""
         return self.values.shape[0]
 
-    def extremes(self) -> tuple[Tensor, Tensor]:
-        """Raw minimum and maximum [C]."""
-        lo, hi = torch.aminmax(self.values, dim=1)
-        return lo, hi
+    @property
+    def one_sided(self) -> bool:
+        """Whether no value of any channel is below zero, or none above."""
+        return bool((self.lo >= 0).all()) or bool((self.hi <= 0).all())
 
     def shaped(self, value: Tensor) -> Tensor:
         """[C] as it is, or 0-d when the whole tensor shares one range."""
