@@ -98,7 +98,7 @@ def prepare(
     """
     _check_canvas(image_size, width)
     arrays = [_points(lane) for lane in lanes]
-    return AnnotatedImage(draw(pixel_paths(arrays), image_size, width), tuple(image_size), width)
+    return AnnotatedImage(draw(pixel_paths(arrays), image_size, width), (image_size[0], image_size[1]), width)
 
 
 def similarities(
@@ -171,8 +171,8 @@ def _prepared(
         return prepare(lanes, image_size, width)
     if lanes.image_size != tuple(image_size) or lanes.width != width:
         raise ValueError(
-            f"lanes drawn {lanes.width} px wide on (H, W) = {lanes.image_size} cannot be compared at {width} px "
-            f"on {tuple(image_size)}; prepare them with the same image_size and width"
+            f"lanes drawn {lanes.width} px wide on (H, W) = {lanes.image_size} cannot be compared at "
+            f"{width} px on {tuple(image_size)}; prepare them with the same image_size and width"
         )
     return lanes
 

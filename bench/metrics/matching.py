@@ -10,7 +10,7 @@ TIGHT = 1e-2
 
 
 def match(similarity: npt.ArrayLike) -> list[int]:
-    """Similarity [annotated, predicted], maybe not-a-number -> the predicted lane of each annotated one, or -1.
+    """Similarity [annotated, predicted], maybe not-a-number -> predicted lane of each annotated one, or -1.
 
     The smaller side (the annotated lanes if equal) is assigned lane by lane, in order; candidates are tried
     in order. Not-a-number is never a maximum, never tight and never the smallest slack; without any slack
@@ -67,7 +67,7 @@ class _Matching:
         return False
 
     def _relax(self) -> bool:
-        """Lower the labels by the smallest slack, so that one more edge gets tight. False without any slack."""
+        """Lower the labels by the smallest slack, so that one more edge gets tight. False without any."""
         slacks = (
             self.row_label[row] + self.column_label[column] - weight
             for row in sorted(self.seen_rows)
