@@ -82,7 +82,7 @@ class QuantizationJob:
 
     def chunks(self) -> list[Tensor]:
         """All calibration images in order, none dropped."""
-        return list(self.images.split(self.reconstruction.chunk_size))
+        return list(torch.split(self.images, self.reconstruction.chunk_size))
 
     def quantize_weights(self) -> None:
         """Find every weight's grid and round to nearest."""
@@ -179,7 +179,10 @@ class QuantizationJob:
         chunks = self.chunks()
         quantized = {name: self.model.get_submodule(name) for name in names}
         full = {name: self.float_model.get_submodule(name) for name in names}
-        with Lockstep(self.model, chunks, quantized) as lead, Lockstep(self.float_model, chunks, full) as target:
+        with (
+            Lockstep(self.model, chunks, quantized) as lead,
+            Lockstep(self.float_model, chunks, full) as target,
+        ):
             for unit in units:
                 quantized_calls, float_calls = lead.advance_to(unit.name), target.advance_to(unit.name)
                 function = unit.bind(self.float_model)
@@ -206,7 +209,10 @@ def gather(
             targets.append([t.clone() for t in output_tensors(function(*call.args, **call.kwargs))])
     sizes = [len(chunk) for chunk in chunks]
     per_image = [
-        all(isinstance(flat[i], Tensor) and flat[i].shape[:1] == (n,) for flat, n in zip(flat_quantized, sizes, strict=True))
+        all(
+            isinstance(flat[i], Tensor) and flat[i].shape[:1] == (n,)
+            for flat, n in zip(flat_quantized, sizes, strict=True)
+        )
         for i in range(len(flat_quantized[0]))
     ]
 

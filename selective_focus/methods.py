@@ -65,7 +65,9 @@ def find(name: str) -> Method:
     """
     _discover()
     if name not in _registered:
-        raise ConfigurationError(f"method {name!r} does not exist; expected one of: {', '.join(sorted(_registered))}")
+        raise ConfigurationError(
+            f"method {name!r} does not exist; expected one of: {', '.join(sorted(_registered))}"
+        )
     return _registered[name]
 
 

@@ -43,7 +43,9 @@ class ResolvedOptions:
         return plain
 
 
-def resolve_options(method: str, bits: str = "w4a4", options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def resolve_options(
+    method: str, bits: str = "w4a4", options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """All settings that ``quantize`` would use, as plain data: the defaults of a method, or a check of options."""
     found = find(method)
     return _resolve(found, bits, options or {}).to_dict(found)
@@ -78,7 +80,9 @@ def quantize(
     log = QuantizationLog(method=method, bits=bits.lower(), config=settings.to_dict(found))
     if method == "fp32":
         return detector, log
-    stacked = images if isinstance(images, Tensor) else torch.stack(list(images)) if len(images) else torch.empty(0)
+    stacked = (
+        images if isinstance(images, Tensor) else torch.stack(list(images)) if len(images) else torch.empty(0)
+    )
     if stacked.ndim != 4 or len(stacked) == 0:
         raise ConfigurationError(
             f"calibration images of shape {list(stacked.shape)}: expected [M, 3, H, W] with at least one image"
@@ -108,7 +112,11 @@ def _resolve(method: Method, bits: str, options: Mapping[str, Any]) -> ResolvedO
         ConfigurationError: an option that none of them has.
     """
     weight_bits, activation_bits = parse_bits(bits)
-    quantization: dict[str, Any] = {"weight_bits": weight_bits, "activation_bits": activation_bits, **method.quantization}
+    quantization: dict[str, Any] = {
+        "weight_bits": weight_bits,
+        "activation_bits": activation_bits,
+        **method.quantization,
+    }
     reconstruction: dict[str, Any] = dict(method.reconstruction or {})
     own: dict[str, Any] = {}
     places = [(_names(QuantizationConfig) - {"weight_bits", "activation_bits"}, quantization)]

@@ -11,7 +11,12 @@ from selective_focus.quantization.aciq import AciqStatistics, aciq_range
 from selective_focus.quantization.affine import Grid, grid_from_range
 from selective_focus.quantization.config import FLOAT_BITS, QuantizationConfig
 from selective_focus.quantization.histogram import Histogram
-from selective_focus.quantization.layers import QuantizedLayer, activation_quantizers, quantized_layers
+from selective_focus.quantization.layers import (
+    QuantizedLayer,
+    activation_quantizers,
+    quantized_layers,
+    weight_of,
+)
 from selective_focus.quantization.ranges import min_max, mse_grid, mse_shrink
 
 
@@ -40,7 +45,7 @@ def calibrate_activations(model: nn.Module, chunks: Sequence[Tensor], config: Qu
     """
     quantizers = [q for q in activation_quantizers(model).values() if q.bits != FLOAT_BITS]
     layers = quantized_layers(model).values()
-    stored = [layer.layer.weight.detach().clone() for layer in layers]  # type: ignore[union-attr]
+    stored = [weight_of(layer.layer).detach().clone() for layer in layers]
     for layer in layers:
         layer.use_float_weight()
     for quantizer in quantizers:
@@ -54,7 +59,7 @@ def calibrate_activations(model: nn.Module, chunks: Sequence[Tensor], config: Qu
         for quantizer in quantizers:
             quantizer.observer = None
         for layer, weight in zip(layers, stored, strict=True):
-            layer.layer.weight.data.copy_(weight)  # type: ignore[union-attr, operator]
+            weight_of(layer.layer).data.copy_(weight)
     for quantizer, histogram in zip(quantizers, observed, strict=True):
         if histogram is not None and histogram.count:
             quantizer.set_grid(activation_grid(histogram, quantizer.bits, config))

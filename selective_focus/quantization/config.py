@@ -20,7 +20,7 @@ class ConfigurationError(ValueError):
 
 
 def parse_bits(bits: str) -> tuple[int, int]:
-    """"w4a8" -> (4, 8). 32 means floating point.
+    """ "w4a8" -> (4, 8). 32 means floating point.
 
     Raises:
         ConfigurationError: for anything but w<1..8 or 32>a<2..8 or 32>.
@@ -28,7 +28,9 @@ def parse_bits(bits: str) -> tuple[int, int]:
     match = re.fullmatch(r"w(\d+)a(\d+)", bits.strip().lower())
     widths = (int(match[1]), int(match[2])) if match else (0, 0)
     if not all(2 <= width <= 8 or width == FLOAT_BITS for width in widths):
-        raise ConfigurationError(f"bits {bits!r}: expected w<bits>a<bits> with 2 to 8 or 32, such as w4a4 or w8a8")
+        raise ConfigurationError(
+            f"bits {bits!r}: expected w<bits>a<bits> with 2 to 8 or 32, such as w4a4 or w8a8"
+        )
     return widths
 
 

@@ -87,7 +87,7 @@ class QuantizedLayer(nn.Module):
         self.input = ActivationQuantizer(activation_bits)
         self.weight_bits = weight_bits
         self.channel_axis = 1 if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d) else 0
-        self.register_buffer("float_weight", _weight(layer).detach().clone(), persistent=False)
+        self.register_buffer("float_weight", weight_of(layer).detach().clone(), persistent=False)
         self.register_buffer("weight_scale", torch.ones(()))
         self.register_buffer("weight_zero_point", torch.zeros(()))
         self.weight_grid: Grid | None = None
@@ -122,7 +122,7 @@ class QuantizedLayer(nn.Module):
 
     def use_float_weight(self) -> None:
         """Put the float weight back (its grid is kept)."""
-        _weight(self.layer).data.copy_(self.float_weight)
+        weight_of(self.layer).data.copy_(self.float_weight)
 
     def learn_rounding(self) -> nn.Parameter | None:
         """Start to learn up or down for every weight; None where the weight is not quantized."""
@@ -158,7 +158,7 @@ class QuantizedLayer(nn.Module):
 
     @torch.no_grad()
     def _store(self, rows: Tensor) -> None:
-        _weight(self.layer).data.copy_(rows.detach().movedim(0, self.channel_axis))
+        weight_of(self.layer).data.copy_(rows.detach().movedim(0, self.channel_axis))
 
 
 class QuantizedMatMul(nn.Module):
@@ -171,7 +171,8 @@ class QuantizedMatMul(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         """As ``MatMul``."""
-        return self.left(left) @ self.right(right)
+        product: Tensor = self.left(left) @ self.right(right)
+        return product
 
 
 def is_quantizable(module: nn.Module) -> bool:
@@ -199,7 +200,8 @@ def activation_quantizers(model: nn.Module) -> dict[str, ActivationQuantizer]:
     return {name: m for name, m in model.named_modules() if isinstance(m, ActivationQuantizer)}
 
 
-def _weight(layer: nn.Module) -> Tensor:
+def weight_of(layer: nn.Module) -> Tensor:
+    """A layer's weight, as the tensor that its forward pass uses."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return weight

@@ -95,16 +95,18 @@ class dropping:
 
     def __init__(self, quantizers: Sequence[ActivationQuantizer], keep_probability: float, seed: int) -> None:
         self._quantizers = quantizers
+        self._before: list[MaskPool | None] = []
         self.pool = MaskPool(keep_probability, seed) if keep_probability < 1 else None
 
     def __enter__(self) -> dropping:
+        self._before = [quantizer.masks for quantizer in self._quantizers]
         for quantizer in self._quantizers:
             quantizer.masks = self.pool
         return self
 
     def __exit__(self, *_: object) -> None:
-        for quantizer in self._quantizers:
-            quantizer.masks = None
+        for quantizer, masks in zip(self._quantizers, self._before, strict=True):
+            quantizer.masks = masks
 
 
 def batches(count: int, size: int, iterations: int, seed: int) -> Iterator[Tensor]:
@@ -160,9 +162,7 @@ def optimise(
                 f"expected a finite number; try a smaller weight_lr or scale_lr"
             )
         if soft and regulariser_active(step, config.iterations, config.warmup):
-            beta = beta_schedule(
-                step, config.iterations, config.warmup, config.beta_start, config.beta_end
-            )
+            beta = beta_schedule(step, config.iterations, config.warmup, config.beta_start, config.beta_end)
             for rounding in learnable.roundings:
                 loss = loss + config.regulariser_weight * rounding_regulariser(rounding, beta)
         optimiser.zero_grad(set_to_none=True)
@@ -198,7 +198,7 @@ class UnitData:
     targets: list[Tensor]
     images: int
 
-    def call(self, unit: nn.Module, index: Tensor, mask: MaskPool | None = None) -> list[Tensor]:
+    def call(self, unit: Callable[..., Any], index: Tensor, mask: MaskPool | None = None) -> list[Tensor]:
         """The unit's output tensors for the images of ``index``; inputs mixed with float ones under ``mask``."""
         flat = []
         for quantized, full, per_image in zip(
@@ -217,7 +217,9 @@ class UnitData:
 
 def output_tensors(output: Any) -> list[Tensor]:
     """The floating-point tensors of a module's output, whatever its structure."""
-    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [
+        leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    ]
 
 
 def unit_loss(outputs: Sequence[Tensor], targets: Sequence[Tensor], p: float = 2.0) -> Tensor:

@@ -55,7 +55,7 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
 
     def after(name: str, module: nn.Module, output: Any) -> None:
         if isinstance(output, Tensor) and not list(module.children()):
-            producer[id(output)] = name
+            producer.setdefault(id(output), name)  # an identity passes on what another made
             alive.append(output)
 
     handles = []

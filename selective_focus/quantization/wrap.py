@@ -60,11 +60,15 @@ def twin_models(
     modules = dict(quantized_model.named_modules())
     layers = [name for name in seen.order if is_quantizable(modules[name])]
     if not layers:
-        raise ConfigurationError("the model has no convolution or linear layer that runs: nothing to quantize")
+        raise ConfigurationError(
+            "the model has no convolution or linear layer that runs: nothing to quantize"
+        )
     outputs = set(output_layers or layers[-1:])
     unknown = outputs - set(layers)
     if unknown:
-        raise ConfigurationError(f"output_layers names {sorted(unknown)}, expected names of layers such as {layers[-1]!r}")
+        raise ConfigurationError(
+            f"output_layers names {sorted(unknown)}, expected names of layers such as {layers[-1]!r}"
+        )
     for name in layers:
         first, output = name == layers[0], name in outputs
         wrapped = QuantizedLayer(

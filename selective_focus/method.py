@@ -1,0 +1,162 @@
+"""Selective Focus (Fan et al., AAAI 2024): network-wise reconstruction of the heads that move the lanes,
+where the lanes are.
+
+One joint optimisation of all weight roundings and activation step sizes, with QDrop's dropping, of
+
+    loss = sum over active heads k of  L_k   (+ the rounding regulariser with soft rounding)
+
+Selection (SAS) decides every few iterations which heads are active, focus (SGF) weights the positions of a head.
+Post-processing is never differentiated. Everything marked "our reading" in docs/method.md is an option here.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selective_focus.detector import Heads
+from selective_focus.focus import Normalisation, focused_loss, head_scale, without_focus
+from selective_focus.head_sensitivity import Mode, head_sensitivity
+from selective_focus.job import QuantizationJob, heads_of, named_seed
+from selective_focus.methods import Method
+from selective_focus.quantization.layers import activation_quantizers
+from selective_focus.quantization.reconstruct import Learnable, dropping, optimise
+from selective_focus.selection import Interpolation, SensitivityAwareSelection
+
+
+@dataclass(frozen=True)
+class SelectiveFocusOptions:
+    """The readings of the paper, each with its default (docs/method.md).
+
+    focus, selection: the two halves of the method; False for the ablations.
+    measure_every, measure_images: T iterations between measurements of sensitivity, on m calibration images.
+    sensitivity, sensitivity_alpha: "swap-one" or "leave-one-out", and the share of the error that is swapped in.
+    interpolation: scores between measurements, "linear" or "hold".
+    share, top_k, hysteresis, dropped_weight: the rule of selection, see ``SensitivityAwareSelection``.
+    epsilon: background weight of confidence heads.
+    normalisation: scale of a head's loss, "variance", "channels" or "none".
+    soft_focus, focus_threshold: the foreground as it is, or cut at a threshold.
+    """
+
+    focus: bool = True
+    selection: bool = True
+    measure_every: int = 50
+    measure_images: int = 16
+    sensitivity: Mode = "swap-one"
+    sensitivity_alpha: float = 1.0
+    interpolation: Interpolation = "linear"
+    share: float = 0.03
+    top_k: int | None = None
+    hysteresis: float = 0.0
+    dropped_weight: float = 0.0
+    epsilon: float = 0.1
+    normalisation: Normalisation = "variance"
+    soft_focus: bool = True
+    focus_threshold: float = 0.5
+
+
+class HeadReconstruction:
+    """The network as one unit: the loss over its heads, and the measuring of their sensitivity as it learns."""
+
+    def __init__(self, job: QuantizationJob, options: SelectiveFocusOptions) -> None:
+        self.job = job
+        self.options = options
+        self.reference = job.float_heads()
+        foreground = job.detector.foreground(self.reference)
+        self.foreground = foreground if options.focus else without_focus(foreground)
+        # One scale for all batches: a head that is all background in one batch must not blow up.
+        self.scales = {
+            name: float(head_scale(head, self.foreground[name], options.normalisation))
+            for name, head in self.reference.items()
+        }
+        self.selection = SensitivityAwareSelection(
+            list(self.reference),
+            share=options.share,
+            top_k=options.top_k,
+            interval=options.measure_every,
+            interpolation=options.interpolation,
+            hysteresis=options.hysteresis,
+            dropped_weight=options.dropped_weight,
+        )
+        self.log: list[dict[str, Any]] = []
+
+    def loss(self, index: Tensor, step: int) -> Tensor:
+        """Loss of the calibration images ``index``; steps count from 1."""
+        quantized: Heads = self.job.model(self.job.images[index])
+        weights = self.selection.weights(step) if self.options.selection else None
+        total, _ = focused_loss(
+            quantized,
+            {name: head[index] for name, head in self.reference.items()},
+            {name: weight[index] for name, weight in self.foreground.items()},
+            weights,
+            confidence_heads=self.job.detector.confidence_heads if self.options.focus else (),
+            epsilon=self.options.epsilon,
+            normalisation=self.scales,
+            soft=self.options.soft_focus,
+            threshold=self.options.focus_threshold,
+        )
+        return total
+
+    def measure(self, learnable: Learnable, step: int, loss: float | None) -> None:
+        """Sensitivity of every head now: hard weights, nothing dropped, the first m calibration images."""
+        learnable.use_hard_weights()
+        started = time.perf_counter()
+        images = min(self.options.measure_images, len(self.job.images))
+        with dropping(list(activation_quantizers(self.job.model).values()), 1.0, 0):
+            quantized = heads_of(self.job.model, list(torch.split(self.job.images[:images], 16)))
+        scores = head_sensitivity(
+            self.job.detector,
+            {name: head[:images] for name, head in self.reference.items()},
+            quantized,
+            mode=self.options.sensitivity,
+            alpha=self.options.sensitivity_alpha,
+        )
+        self.selection.measured(step, scores)
+        self.log.append(
+            {
+                "iteration": step,
+                "scores": scores,
+                "active": self.selection.active(step) if self.options.selection else list(scores),
+                "loss": loss,
+                "seconds": time.perf_counter() - started,
+            }
+        )
+
+
+def run(job: QuantizationJob) -> None:
+    """Ranges by search, then the joint reconstruction of the network's heads."""
+    job.quantize_weights()
+    job.calibrate_activations()
+    options: SelectiveFocusOptions = job.options
+    unit = HeadReconstruction(job, options)
+    learnable = Learnable.of(job.model, weights=True, scales=True)
+    if not learnable:
+        return
+    settings = job.reconstruction
+
+    def watch(step: int, loss: float) -> None:
+        if step % options.measure_every == 0 and step < settings.iterations:
+            unit.measure(learnable, step, loss)
+
+    seed = named_seed(job.seed, job.log.method, "network")
+    with dropping(learnable.quantizers, settings.keep_probability, seed):
+        if options.selection:
+            unit.measure(learnable, 0, None)
+        entry = optimise("network", learnable, unit.loss, len(job.images), settings, seed, watch)
+    job.log.units.append(entry)
+    job.log.iterations += settings.iterations
+    job.log.sensitivity = unit.log
+
+
+METHOD = Method(
+    "selective-focus",
+    "network-wise reconstruction of the heads that move the lanes, where the lanes are",
+    run,
+    source="Fan et al., Selective Focus, AAAI 2024; details are our reading, see docs/method.md",
+    reconstruction={"unit": "network", "keep_probability": 0.5},
+    options=SelectiveFocusOptions,
+)
