@@ -1,0 +1,238 @@
+"""Training of the small detectors that ship with the project: a fixed number of steps, repeatable, resumable.
+
+How a detector takes part: ``lane_models/<name>/loss.py`` exposes
+
+    class TrainingLoss(nn.Module):
+        def __init__(self, model) -> None
+        def forward(self, heads, lanes) -> dict[str, Tensor]
+            heads: the model's raw outputs in float32 (in training mode; it may return more heads than in
+                inference)
+            lanes: for each image a list of label polylines [P, 2], float64, in pixels of the network's
+                image, in no particular order; they may leave the image
+            gives weighted terms, one number each; their sum is minimised
+        def prepare(self, lanes) -> str                                                             (optional)
+            called once before the first step with all training labels; may choose anchors or priors, that
+            is, set buffers of the model that are in its state dict; says in a line what it did
+
+and the detector has an attribute ``crop``, the ``RoadCrop`` that makes its input.
+
+Step s takes its frames, augmentation and random numbers from (seed, s) alone, so a resumed run ends in
+the weights of an uninterrupted one (on the same machine with the same number of threads).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bench.training_frames import Example, augmented
+from selective_focus import LaneDetector
+
+STATE = "training.pt"
+
+
+class TrainingError(ValueError):
+    """A training run that cannot start or go on; the message is one line and says what to do."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training run. ``steps`` is part of the learning-rate schedule, so it cannot change on the way."""
+
+    detector: str
+    variant: str = "synthetic"
+    steps: int = 3000
+    seed: int = 0
+    batch: int = 16
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 1e-2
+    warmup: int = 100
+    gradient_norm: float = 10.0
+    frames: int = 16000
+    bfloat16: bool = True
+
+    def rate(self, step: int) -> float:
+        """Learning rate: linear warm-up, then half a cosine to zero."""
+        progress = max(0.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        warm = min(1.0, (step + 1) / max(1, self.warmup))
+        return self.learning_rate * warm * (1 + math.cos(math.pi * progress)) / 2
+
+
+def train(
+    config: TrainingConfig,
+    detector: LaneDetector,
+    frames: Sequence[Example],
+    out: Path,
+    *,
+    device: str = "cpu",
+    save_every: int = 200,
+    report: Callable[[str], None] = print,
+    stop_after: int | None = None,
+) -> bool:
+    """Train ``detector`` in place; go on from ``out/training.pt`` where that exists. True when all steps
+    are done.
+
+    stop_after: return after this many steps of this call (the state is saved). The state is saved every
+    ``save_every`` steps and at the end, under another name first.
+    Raises TrainingError for a saved state of another configuration, or when the loss is not finite.
+    """
+    model = detector.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loss_module = _loss(config.detector, model)
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    out.mkdir(parents=True, exist_ok=True)
+    state = out / STATE
+    first = _resume(state, config, model, optimizer) if state.is_file() else 0
+    if first == 0 and hasattr(loss_module, "prepare"):
+        report(cast(Any, loss_module).prepare([lanes for _, lanes in _labels(frames)]))
+    model.train()
+    last = config.steps if stop_after is None else min(config.steps, first + stop_after)
+    started = time.monotonic()
+    for step in range(first, last):
+        terms = _step(config, detector, loss_module, optimizer, frames, step, device)
+        done = step + 1
+        if done % 50 == 0 or done == last:
+            report(_progress(config, terms, done, first, time.monotonic() - started))
+        if done % save_every == 0 or done == last:
+            _save(state, config, model, optimizer, done)
+    model.eval()
+    return last == config.steps
+
+
+def batch_of(config: TrainingConfig, frames: Sequence[Example], step: int) -> list[Example]:
+    """The augmented examples of one step: epochs are permutations, everything from (seed, step)."""
+    rng = np.random.default_rng([config.seed, 1, step])
+    return [augmented(frames[index], rng) for index in _indices(config, len(frames), step)]
+
+
+def write_weights(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
+    """The state dict as safetensors: weights in half precision, vectors and anchors as they are."""
+    state = {
+        key: (
+            value.half() if value.is_floating_point() and key.endswith("weight") and value.ndim > 1 else value
+        )
+        for key, value in model.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    save_file({key: value.cpu().contiguous() for key, value in state.items()}, temporary, dict(metadata))
+    os.replace(temporary, path)
+
+
+def _step(
+    config: TrainingConfig,
+    detector: LaneDetector,
+    loss_module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    frames: Sequence[Example],
+    step: int,
+    device: str,
+) -> dict[str, float]:
+    examples = batch_of(config, frames, step)
+    torch.manual_seed(config.seed * 1_000_003 + step)
+    images = np.stack([image for image, _ in examples])
+    x = cast(Any, detector).crop.normalise(images).to(device, memory_format=torch.channels_last)
+    with _autocast(config, device):
+        heads = detector.model(x)
+    terms = loss_module(
+        {name: head.float() for name, head in heads.items()}, [lanes for _, lanes in examples]
+    )
+    total = torch.stack(list(terms.values())).sum()
+    if not torch.isfinite(total):
+        raise TrainingError(f"the loss is {total.item()} at step {step}; try a lower --learning-rate")
+    for group in optimizer.param_groups:
+        group["lr"] = config.rate(step)
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    nn.utils.clip_grad_norm_(detector.model.parameters(), config.gradient_norm)
+    optimizer.step()
+    return {name: float(term.detach()) for name, term in terms.items()}
+
+
+def _indices(config: TrainingConfig, count: int, step: int) -> list[int]:
+    chosen = []
+    for position in range(step * config.batch, (step + 1) * config.batch):
+        epoch, place = divmod(position, count)
+        chosen.append(int(_permutation(config.seed, epoch, count)[place]))
+    return chosen
+
+
+_orders: dict[tuple[int, int, int], np.ndarray] = {}
+
+
+def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+    key = (seed, epoch, count)
+    if key not in _orders:
+        _orders.clear()
+        _orders[key] = np.random.default_rng([seed, 2, epoch]).permutation(count)
+    return _orders[key]
+
+
+def _loss(name: str, model: nn.Module) -> nn.Module:
+    try:
+        module = importlib.import_module(f"lane_models.{name}.loss")
+    except ModuleNotFoundError as error:
+        raise TrainingError(f"{name} has no training loss (lane_models/{name}/loss.py)") from error
+    return cast(nn.Module, module.TrainingLoss(model))
+
+
+def _labels(frames: Sequence[Example]) -> list[Example]:
+    """All examples' labels, without reading their images where the frames know them apart."""
+    lanes = getattr(frames, "lanes", None)
+    empty = np.zeros((0, 0, 3), dtype=np.uint8)
+    return [(empty, one) for one in lanes] if lanes is not None else list(frames)
+
+
+def _autocast(config: TrainingConfig, device: str) -> AbstractContextManager[Any]:
+    fast = device != "cpu" or _cpu_has_bfloat16()
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.bfloat16 and fast)
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself; where it does not, bfloat16 is slower than float32."""
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+def _save(
+    path: Path, config: TrainingConfig, model: nn.Module, optimizer: torch.optim.Optimizer, step: int
+) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    saved = {"step": step, "config": json.dumps(asdict(config)), "optimizer": optimizer.state_dict()}
+    torch.save({**saved, "model": model.state_dict()}, temporary)
+    os.replace(temporary, path)
+
+
+def _resume(path: Path, config: TrainingConfig, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if saved["config"] != json.dumps(asdict(config)):
+        settings = saved["config"]
+        raise TrainingError(f"{path}: was saved with other settings ({settings}); remove it or take these")
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return int(saved["step"])
+
+
+def _progress(
+    config: TrainingConfig, terms: Mapping[str, float], done: int, first: int, seconds: float
+) -> str:
+    losses = " ".join(f"{name} {value:.4f}" for name, value in terms.items())
+    per_step = seconds / (done - first)
+    left = per_step * (config.steps - done)
+    speed = f"{config.batch / per_step:.0f} images/s"
+    return f"step {done}/{config.steps}  {losses}  {speed}  {left // 60:.0f} min {left % 60:.0f} s left"
+
+
+TensorTerms = dict[str, Tensor]
+"""What ``TrainingLoss.forward`` gives."""

@@ -1,0 +1,188 @@
+"""Rendered training frames, kept on disk at network size, and their augmentation."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from lane_models.road_crop import FRAME, RoadCrop
+
+Image = npt.NDArray[np.uint8]
+Polyline = npt.NDArray[np.float64]
+Example = tuple[Image, list[Polyline]]
+"""An image [H, W, 3] at network size and its lanes [P, 2] in network pixels."""
+
+SHARD = 250
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class SyntheticSource:
+    """Frame ``index`` of a split of the synthetic roads, cut and shrunk as the network sees it.
+
+    Scenes are rendered ``oversampling`` times larger and averaged down: test frames are shrunk from full-size
+    pictures, and directly rendered small frames would look sharper than those.
+    """
+
+    crop: RoadCrop
+    split: str = "train"
+    seed: int = 0
+    oversampling: int = 2
+
+    def __call__(self, index: int) -> Example:
+        from datasets.synthetic import render, sample_scene
+
+        scene = sample_scene(self.split, index, seed=self.seed)
+        height, width = self.crop.size
+        large_size = (height * self.oversampling, width * self.oversampling)
+        large = render(scene, size=large_size, rows=self.crop.rows)
+        image = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
+        return image, [self.crop.to_network(lane) for lane in scene.lanes]
+
+    def key(self) -> str:
+        """Names these frames: changes with the renderer's code and with every setting."""
+        digest = hashlib.sha256(repr(self).encode())
+        for path in sorted((ROOT / "datasets" / "synthetic").glob("*.py")):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()[:16]
+
+
+class TrainingFrames(Sequence[Example]):
+    """Frames in a folder, one memory-mapped array of images and one file of lanes a shard."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._count = count
+        shards = [folder / f"{shard:05d}" for shard in range(math.ceil(count / SHARD))]
+        self._images = [np.load(f"{shard}.images.npy", mmap_mode="r") for shard in shards]
+        self._lanes = [lanes for shard in shards for lanes in _read_lanes(Path(f"{shard}.lanes.npz"))]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return np.array(self._images[index // SHARD][index % SHARD]), self._lanes[index]
+
+    @property
+    def lanes(self) -> list[list[Polyline]]:
+        """The labels of all frames, in order."""
+        return self._lanes[: self._count]
+
+
+def render_frames(
+    folder: Path,
+    source: Callable[[int], Example],
+    count: int,
+    processes: int = 2,
+    report: Callable[[str], None] = print,
+) -> TrainingFrames:
+    """Render what is missing of ``count`` frames into ``folder`` and open them. A shard is written whole
+    or not.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [i for i in range(math.ceil(count / SHARD)) if not (folder / f"{i:05d}.images.npy").is_file()]
+    if missing:
+        started = time.monotonic()
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            waiting = [pool.submit(_render_shard, folder, source, shard) for shard in missing]
+            for done, future in enumerate(as_completed(waiting), 1):
+                future.result()
+                left = (time.monotonic() - started) / done * (len(missing) - done)
+                report(f"rendered {done * SHARD} of {len(missing) * SHARD} frames, about {left:.0f} s left")
+    return TrainingFrames(folder, count)
+
+
+def _render_shard(folder: Path, source: Callable[[int], Example], shard: int) -> None:
+    cv2.setNumThreads(1)
+    examples = [source(index) for index in range(shard * SHARD, (shard + 1) * SHARD)]
+    lanes = [lane for _, one in examples for lane in one]
+    points = np.concatenate(lanes) if lanes else np.zeros((0, 2))
+    name = folder / f"{shard:05d}"
+    with _replacing(Path(f"{name}.lanes.npz")) as temporary:
+        np.savez(
+            temporary,
+            points=points.astype(np.float32),
+            lengths=np.array([len(lane) for lane in lanes], dtype=np.int64),
+            counts=np.array([len(one) for _, one in examples], dtype=np.int64),
+        )
+    # Last, because its presence says that the shard is complete.
+    with _replacing(Path(f"{name}.images.npy")) as temporary:
+        np.save(temporary, np.stack([image for image, _ in examples]))
+
+
+class _replacing:
+    """A temporary neighbour of ``path`` (same suffix) that takes its place when the block succeeds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.temporary = path, path.with_name(f"writing-{os.getpid()}-{path.name}")
+
+    def __enter__(self) -> Path:
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            os.replace(self.temporary, self.path)
+        else:
+            self.temporary.unlink(missing_ok=True)
+
+
+def _read_lanes(path: Path) -> list[list[Polyline]]:
+    with np.load(path) as file:
+        lanes = np.split(file["points"].astype(np.float64), np.cumsum(file["lengths"])[:-1])
+        ends = np.cumsum(file["counts"])
+    return [lanes[end - count : end] for end, count in zip(ends, np.diff(ends, prepend=0), strict=True)]
+
+
+def augmented(example: Example, rng: np.random.Generator) -> Example:
+    """A training example changed at random: mirrored, moved, light and colour, blur, noise. All from
+    ``rng``.
+    """
+    image, lanes = example
+    if rng.random() < 0.5:
+        image, lanes = mirrored(image, lanes)
+    if rng.random() < 0.5:
+        image, lanes = _moved(image, lanes, rng)
+    image = cv2.LUT(image, _tone_curve(rng))
+    if rng.random() < 0.2:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9))
+    if rng.random() < 0.3:
+        noise = rng.normal(0, rng.uniform(2, 8), image.shape)
+        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    return image, lanes
+
+
+def mirrored(image: Image, lanes: Sequence[Polyline]) -> Example:
+    """Left and right exchanged. Column c of a frame goes to 1639 - c, in network pixels likewise."""
+    width = image.shape[1]
+    edge = width - width / FRAME[1]
+    return np.ascontiguousarray(image[:, ::-1]), [np.array([edge, 0]) + lane * [-1, 1] for lane in lanes]
+
+
+def _moved(image: Image, lanes: Sequence[Polyline], rng: np.random.Generator) -> Example:
+    """Scaled about the middle by up to 8 % and shifted by up to 3 % of each side."""
+    height, width = image.shape[:2]
+    scale = rng.uniform(0.92, 1.08)
+    centre = np.array([width, height]) / 2
+    shift = rng.uniform(-0.03, 0.03, 2) * (width, height) + (1 - scale) * centre
+    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    moved = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(moved, dtype=np.uint8), [lane * scale + shift for lane in lanes]
+
+
+def _tone_curve(rng: np.random.Generator) -> Image:
+    """A look-up table [256] of contrast, brightness and gamma."""
+    level = np.linspace(0, 1, 256) ** np.exp(rng.uniform(-0.35, 0.35))
+    level = (level - 0.5) * rng.uniform(0.75, 1.25) + 0.5 + rng.uniform(-0.12, 0.12)
+    return np.clip(level * 255, 0, 255).astype(np.uint8)
