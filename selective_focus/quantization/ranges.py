@@ -255,7 +255,7 @@ def _least_clipping(samples: Samples, owner: Tensor, scale: Tensor, qmax: int, p
 
 
 def _lowest_point(cost: Callable[[Tensor], Tensor], like: Tensor, qmax: int) -> Tensor:
-    """The whole number in 0..qmax, shape of ``like``, with the least (convex) cost: bisection on its slope."""
+    """The whole number in 0..qmax, shape of ``like`` of the least (convex) cost: bisection on its slope."""
     small, large = torch.zeros_like(like), torch.full_like(like, qmax)
     while bool((small < large).any()):
         middle = torch.floor((small + large) / 2)
