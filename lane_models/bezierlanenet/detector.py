@@ -22,7 +22,9 @@ from selective_focus.detector import Lane, LaneDetector
 VARIANTS: Mapping[str, BezierLaneNetConfig] = {
     "r18": BezierLaneNetConfig(),
     "r34": BezierLaneNetConfig(depth=34),
-    "synthetic": BezierLaneNetConfig(width=16, input_size=(128, 384), crop=RoadCrop(), window=5),
+    "synthetic": BezierLaneNetConfig(
+        width=16, input_size=(128, 384), crop=RoadCrop(), window=5, threshold=0.5
+    ),
 }
 """The published networks for CULane; "synthetic" is small, of our own making, and reads the road alone."""
 
@@ -68,17 +70,14 @@ class BezierLaneNetDetector(LaneDetector):
         return {"existence": weight, "control_points": weight.unsqueeze(-1)}
 
     def geometry(self, heads: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Where the curves run, differentiably: coordinates, pixels of ``image_size``, and weights, [N, Q, R].
+        """Where the curves run, differentiably: coordinates (pixels of ``image_size``), weights [N, Q, R].
 
         A curve has no fixed rows: the R = 2 x 50 coordinates are x and y of its points in turn. The weight,
         without gradient, is the query's lane probability.
         """
         corners = in_frame(np.array([[0.0, 0.0], [1.0, 1.0]]), self.config, self.image_size)
-        origin, extent = (
-            torch.from_numpy(v).to(heads["control_points"]) for v in (corners[0], corners[1] - corners[0])
-        )
-        points = curve_points(heads["control_points"]) * extent + origin
-        coordinates = points.flatten(-2)
+        first, last = torch.from_numpy(corners).to(heads["control_points"])
+        coordinates = (first + curve_points(heads["control_points"]) * (last - first)).flatten(-2)
         return coordinates, confidence(heads).detach().expand_as(coordinates)
 
     def load_official(self, source: Mapping[str, Any] | str | Path) -> None:
