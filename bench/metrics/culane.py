@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from bench.metrics.errors import MetricError
 from bench.metrics.matching import match
 from bench.metrics.spline import pixel_paths
 from bench.metrics.strokes import Strokes, draw
@@ -94,7 +95,7 @@ def prepare(
 ) -> AnnotatedImage:
     """Draw lanes ([P, 2] points or ``Lane``) on an image of size (H, W), ``width`` pixels wide.
 
-    Raises ValueError for points that are not finite [P, 2] numbers, and for a size or width out of range.
+    Raises MetricError for points that are not finite [P, 2] numbers, and for a size or width out of range.
     """
     _check_canvas(image_size, width)
     arrays = [_points(lane) for lane in lanes]
@@ -132,7 +133,7 @@ def count_matches(
     """Counts of one image: a matched pair is a true positive if its IoU is strictly greater than ``iou``.
 
     image_size is (H, W) in pixels, width the thickness of a lane in pixels. Either side may have been drawn
-    before with ``prepare``. Raises ValueError as ``prepare`` does, and for an ``iou`` outside (0, 1).
+    before with ``prepare``. Raises MetricError as ``prepare`` does, and for an ``iou`` outside (0, 1).
     """
     return count_matches_at(predicted, annotated, (iou,), image_size, width)[0]
 
@@ -147,7 +148,7 @@ def count_matches_at(
     """Counts of one image at several IoU thresholds, from one matching. Otherwise as ``count_matches``."""
     for threshold in thresholds:
         if not 0 < threshold < 1:
-            raise ValueError(
+            raise MetricError(
                 f"an IoU threshold must lie between 0 and 1, not {threshold}; the usual one is 0.5"
             )
     matrix = similarities(predicted, annotated, image_size, width)
@@ -170,7 +171,7 @@ def _prepared(
     if not isinstance(lanes, AnnotatedImage):
         return prepare(lanes, image_size, width)
     if lanes.image_size != tuple(image_size) or lanes.width != width:
-        raise ValueError(
+        raise MetricError(
             f"lanes drawn {lanes.width} px wide on (H, W) = {lanes.image_size} cannot be compared at "
             f"{width} px on {tuple(image_size)}; prepare them with the same image_size and width"
         )
@@ -182,17 +183,19 @@ def _points(lane: LaneLike) -> npt.NDArray[np.float64]:
     if points.size == 0:
         return points.reshape(0, 2)
     if points.ndim != 2 or points.shape[1] != 2:
-        raise ValueError(f"a lane's points must have shape [P, 2], not {list(points.shape)}")
+        raise MetricError(f"a lane's points must have shape [P, 2], not {list(points.shape)}")
     if not np.isfinite(points).all():
-        raise ValueError("a lane's points must be finite numbers; drop the points that have no position")
+        raise MetricError("a lane's points must be finite numbers; drop the points that have no position")
     return points
 
 
 def _check_canvas(image_size: tuple[int, int], width: int) -> None:
     height, breadth = image_size
     if not (1 <= height <= 32767 and 1 <= breadth <= 32767):
-        raise ValueError(
+        raise MetricError(
             f"image_size (H, W) must be 1..32767 pixels, not {tuple(image_size)}; CULane's is (590, 1640)"
         )
     if not 1 <= width <= 255 or int(width) != width:
-        raise ValueError(f"width must be a whole number of pixels from 1 to 255, not {width}; CULane's is 30")
+        raise MetricError(
+            f"width must be a whole number of pixels from 1 to 255, not {width}; CULane's is 30"
+        )
