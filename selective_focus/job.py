@@ -163,13 +163,23 @@ class QuantizationJob:
     ) -> None:
         function = unit.bind(self.model)
         seed = named_seed(self.seed, self.log.method, unit.name, str(len(self.log.units)))
-        with dropping(learnable.quantizers, settings.keep_probability, seed) as drop:
+        quantizers = learnable.quantizers
+        with dropping(quantizers, settings.keep_probability, seed) as drop:
 
             def step_loss(index: Tensor, step: int) -> Tensor:
                 outputs = data.call(function, index, drop.pool)
                 return unit_loss(outputs, [target[index] for target in data.targets], p)
 
-            entry = optimise(unit.name, learnable, step_loss, data.images, settings, seed)
+            def hard_loss() -> float:
+                total = 0.0
+                with torch.no_grad(), dropping(quantizers, 1.0, 0):
+                    for index in torch.split(torch.arange(data.images), settings.chunk_size):
+                        outputs = data.call(function, index)
+                        targets = [target[index] for target in data.targets]
+                        total += float(unit_loss(outputs, targets, p)) * len(index)
+                return total / data.images
+
+            entry = optimise(unit.name, learnable, step_loss, hard_loss, data.images, settings, seed)
         self.log.units.append(entry)
         self.log.iterations += settings.iterations
 

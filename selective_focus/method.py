@@ -12,6 +12,7 @@ Post-processing is never differentiated. Everything marked "our reading" in docs
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,10 +85,20 @@ class HeadReconstruction:
         )
         self.log: list[dict[str, Any]] = []
 
-    def loss(self, index: Tensor, step: int) -> Tensor:
-        """Loss of the calibration images ``index``; steps count from 1."""
+    def step_loss(self, index: Tensor, step: int) -> Tensor:
+        """Loss of the calibration images ``index`` over the heads that are active at ``step`` (from 1)."""
+        return self.loss(index, self.selection.weights(step) if self.options.selection else None)
+
+    def hard_loss(self) -> float:
+        """Loss of all calibration images over all heads, nothing dropped."""
+        images, size = len(self.job.images), self.job.reconstruction.chunk_size
+        with torch.no_grad(), dropping(list(activation_quantizers(self.job.model).values()), 1.0, 0):
+            parts = torch.split(torch.arange(images), size)
+            return sum(float(self.loss(index)) * len(index) for index in parts) / images
+
+    def loss(self, index: Tensor, weights: Mapping[str, float] | None = None) -> Tensor:
+        """Focused loss of the calibration images ``index``, heads weighted (None: all by 1)."""
         quantized: Heads = self.job.model(self.job.images[index])
-        weights = self.selection.weights(step) if self.options.selection else None
         total, _ = focused_loss(
             quantized,
             {name: head[index] for name, head in self.reference.items()},
@@ -146,7 +157,9 @@ def run(job: QuantizationJob) -> None:
     with dropping(learnable.quantizers, settings.keep_probability, seed):
         if options.selection:
             unit.measure(learnable, 0, None)
-        entry = optimise("network", learnable, unit.loss, len(job.images), settings, seed, watch)
+        entry = optimise(
+            "network", learnable, unit.step_loss, unit.hard_loss, len(job.images), settings, seed, watch
+        )
     job.log.units.append(entry)
     job.log.iterations += settings.iterations
     job.log.sensitivity = unit.log

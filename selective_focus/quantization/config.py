@@ -10,7 +10,7 @@ WeightRange = Literal["min-max", "mse"]
 ActivationRange = Literal["min-max", "mse", "percentile", "aciq"]
 Rounding = Literal["straight-through", "soft"]
 UnitKind = Literal["layer", "block", "network"]
-KeptState = Literal["last", "best-loss", "best-lds"]
+KeptState = Literal["last", "best-loss"]
 
 FLOAT_BITS = 32
 
@@ -106,6 +106,10 @@ class ReconstructionConfig:
     beta_start: float = 20.0
     beta_end: float = 2.0
     kept_state: KeptState = "last"
+    """"last": the state after the last iteration. "best-loss": of the states looked at (``looks`` times, start and
+    end included), the one whose hard-rounded loss on all calibration images is least. The same rule for every method
+    that is compared."""
+    looks: int = 8
     chunk_size: int = 16
     """Images per forward pass where nothing is learned."""
 

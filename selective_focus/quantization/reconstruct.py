@@ -6,6 +6,7 @@ learned, of dropping, and of the loss.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -117,16 +118,35 @@ def batches(count: int, size: int, iterations: int, seed: int) -> Iterator[Tenso
 
 
 StepLoss = Callable[[Tensor, int], Tensor]
-"""(indices of this step's images, step) -> the loss without regulariser."""
+"""(indices of this step's images, step counted from 1) -> the loss without regulariser."""
 
 Watcher = Callable[[int, float], None]
 """(finished steps, loss) -> nothing; called after every step."""
+
+
+@dataclass
+class BestState:
+    """The learned values of least hard-rounded loss among the states looked at."""
+
+    learnable: Learnable
+    hard_loss: Callable[[], float]
+    loss: float = float("inf")
+    values: list[Tensor] = field(default_factory=list)
+
+    def look(self) -> float:
+        """Measure the present state; remember it if it is the best so far."""
+        self.learnable.use_hard_weights()
+        loss = self.hard_loss()
+        if loss < self.loss:
+            self.loss, self.values = loss, self.learnable.snapshot()
+        return loss
 
 
 def optimise(
     name: str,
     learnable: Learnable,
     step_loss: StepLoss,
+    hard_loss: Callable[[], float],
     images: int,
     config: ReconstructionConfig,
     seed: int,
@@ -134,53 +154,76 @@ def optimise(
 ) -> dict[str, Any]:
     """Learn in one unit for ``config.iterations`` steps; give the entry for the log.
 
+    Args:
+        step_loss: the loss of a batch with this step's weights.
+        hard_loss: the loss of all calibration images with hard weights and nothing dropped.
+        watch: called after every step, with that step's loss.
+
     Raises:
         ReconstructionError: the loss is not finite.
     """
     started = time.perf_counter()
-    optimiser = torch.optim.Adam(
-        [
-            {"params": learnable.roundings, "lr": config.weight_lr},
-            {"params": learnable.log_scales, "lr": config.scale_lr},
-        ]
-    )
-    soft = config.rounding == "soft"
-    first = last = float("nan")
+    optimiser = torch.optim.Adam([{"params": learnable.roundings}, {"params": learnable.log_scales}])
+    best = BestState(learnable, hard_loss)
+    nearest = best.look()
+    look_every = max(1, config.iterations // config.looks)
+    loss = nearest
     for step, index in enumerate(batches(images, config.batch_size, config.iterations, seed), start=1):
-        optimiser.param_groups[0]["lr"] = cosine_lr(
-            step - 1, config.iterations, config.weight_lr, config.weight_lr * config.weight_lr_end
-        )
-        optimiser.param_groups[1]["lr"] = cosine_lr(step - 1, config.iterations, config.scale_lr)
+        _set_rates(optimiser, config, step - 1)
         learnable.prepare_step(config.rounding)
-        loss = step_loss(index, step)
-        last = float(loss.detach())
-        if step == 1:
-            first = last
-        if not torch.isfinite(loss.detach()):
-            raise ReconstructionError(
-                f"unit {name!r}: the loss is {last} at iteration {step} of {config.iterations}; "
-                f"expected a finite number; try a smaller weight_lr or scale_lr"
-            )
-        if soft and regulariser_active(step, config.iterations, config.warmup):
-            beta = beta_schedule(step, config.iterations, config.warmup, config.beta_start, config.beta_end)
-            for rounding in learnable.roundings:
-                loss = loss + config.regulariser_weight * rounding_regulariser(rounding, beta)
+        reconstruction = step_loss(index, step)
+        loss = float(reconstruction.detach())
+        _check_finite(name, loss, step, config)
+        total = reconstruction + _regulariser(learnable, config, step)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         if watch is not None:
-            watch(step, last)
-    unsettled = learnable.settle()
+            watch(step, loss)
+        if config.kept_state == "best-loss" and step % look_every == 0 and step < config.iterations:
+            best.look()
+    hard = best.look()
+    if config.kept_state == "best-loss":
+        learnable.restore(best.values)
+        hard = best.loss
+    roundings = sum(v.numel() for v in learnable.roundings)
     return {
         "unit": name,
         "iterations": config.iterations,
         "seconds": time.perf_counter() - started,
-        "loss_first": first,
-        "loss_last": last,
-        "unsettled_roundings": unsettled,
-        "roundings": sum(v.numel() for v in learnable.roundings),
+        "hard_loss_before": nearest,
+        "hard_loss_after": hard,
+        "loss_last_step": loss,
+        "unsettled_roundings": learnable.settle(),
+        "roundings": roundings,
         "step_sizes": len(learnable.log_scales),
     }
+
+
+def _set_rates(optimiser: torch.optim.Optimizer, config: ReconstructionConfig, done: int) -> None:
+    """Learning rates for the step after ``done`` finished ones."""
+    end = config.weight_lr * config.weight_lr_end
+    optimiser.param_groups[0]["lr"] = cosine_lr(done, config.iterations, config.weight_lr, end)
+    optimiser.param_groups[1]["lr"] = cosine_lr(done, config.iterations, config.scale_lr)
+
+
+def _regulariser(learnable: Learnable, config: ReconstructionConfig, step: int) -> Tensor | float:
+    """The rounding regulariser of soft rounding; hard forward passes need none."""
+    if config.rounding != "soft" or not regulariser_active(step, config.iterations, config.warmup):
+        return 0.0
+    beta = beta_schedule(step, config.iterations, config.warmup, config.beta_start, config.beta_end)
+    total: Tensor | float = 0.0
+    for rounding in learnable.roundings:
+        total = total + config.regulariser_weight * rounding_regulariser(rounding, beta)
+    return total
+
+
+def _check_finite(name: str, loss: float, step: int, config: ReconstructionConfig) -> None:
+    if not math.isfinite(loss):
+        raise ReconstructionError(
+            f"unit {name!r}: the loss is {loss} at iteration {step} of {config.iterations}; "
+            f"expected a finite number; try a smaller weight_lr or scale_lr"
+        )
 
 
 @dataclass

@@ -28,6 +28,8 @@ class TwinModels:
     quantized_model: nn.Module
     trace: Trace
     """Of the folded network: names are valid in both models."""
+    output_layers: list[str]
+    """The layers that produce the heads."""
     left_in_float: list[str]
     """Modules with parameters of their own that no quantizer touches."""
 
@@ -82,7 +84,8 @@ def twin_models(
             if is_product(modules[name]):
                 _replace(quantized_model, modules[name], QuantizedMatMul(config.activation_bits))
     quantized_model.requires_grad_(False)
-    return TwinModels(float_model, quantized_model, seen, _left_in_float(quantized_model, seen))
+    left = _left_in_float(quantized_model, seen)
+    return TwinModels(float_model, quantized_model, seen, sorted(outputs), left)
 
 
 def _left_in_float(model: nn.Module, seen: Trace) -> list[str]:
