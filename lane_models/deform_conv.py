@@ -61,6 +61,5 @@ def _tap_positions(offsets: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     rows = torch.arange(h, device=offsets.device, dtype=offsets.dtype)
     columns = torch.arange(w, device=offsets.device, dtype=offsets.dtype)
     dy, dx = offsets[:, 0::2], offsets[:, 1::2]
-    y = dy + steps.repeat_interleave(kernel_size)[:, None, None] + rows[:, None]
-    x = dx + steps.repeat(kernel_size)[:, None, None] + columns
-    return y, x
+    down, right = (grid.reshape(-1, 1, 1) for grid in torch.meshgrid(steps, steps, indexing="ij"))
+    return dy + down + rows[:, None], dx + right + columns
