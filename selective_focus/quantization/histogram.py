@@ -83,7 +83,7 @@ class Histogram:
         """
         counts = torch.zeros(2 * self.bins, dtype=torch.int64)
         parts = torch.zeros_like(counts)
-        for block in values.split(_BLOCK):
+        for block in torch.split(values, _BLOCK):
             place = (block - self._start).mul_(_PARTS / self._width).long()
             place.clamp_(0, 2 * self.bins * _PARTS - 1)
             both = torch.zeros(2 * self.bins, dtype=torch.int64, device=values.device)
