@@ -141,8 +141,8 @@ def test_points_at_one_y_are_averaged() -> None:
 @pytest.mark.parametrize(
     ("points", "row", "x"),
     [
-        ([[100.0, 583]], 1, 100.0),
-        ([[100.0, 587], [300, 587]], 0, 200.0),
+        ([[100.0, 584.5]], 1, 100.0),
+        ([[100.0, 585.5], [300, 585.5]], 0, 200.0),
         ([[100.0, 586], [104, 582]], 1, 102.0),
     ],
     ids=["one point", "horizontal", "short"],
@@ -151,9 +151,8 @@ def test_a_lane_between_rows_is_one_point_on_the_nearest(
     points: list[list[float]], row: int, x: float
 ) -> None:
     sampled = sample_rows([np.array(points)])
-    nearest = 1 if row == 1 else 0
-    assert np.flatnonzero(sampled.covered[0]).tolist() == [nearest]
-    assert sampled.x[0, nearest] == pytest.approx(x)
+    assert np.flatnonzero(sampled.covered[0]).tolist() == [row]
+    assert sampled.x[0, row] == pytest.approx(x)
 
 
 def test_float32_noise_does_not_lose_an_end_row() -> None:

@@ -85,7 +85,8 @@ def test_hysteresis_keeps_what_is_in_and_out() -> None:
     scores = {"a": 8.0, "b": 92.0}
     assert select_by_share(scores, 0.1, hysteresis=0.3, active=["a", "b"]) == ["a", "b"]
     assert select_by_share(scores, 0.1, hysteresis=0.3, active=["b"]) == ["b"]
-    assert select_by_share({"a": 13.0, "b": 87.0}, 0.1, hysteresis=0.3, active=["b"]) == ["a", "b"]
+    assert select_by_share({"a": 12.0, "b": 88.0}, 0.1, hysteresis=0.3, active=["b"]) == ["b"]
+    assert select_by_share({"a": 13.5, "b": 86.5}, 0.1, hysteresis=0.3, active=["b"]) == ["a", "b"]
     assert select_by_share({"a": 6.9, "b": 93.1}, 0.1, hysteresis=0.3, active=["a", "b"]) == ["b"]
 
 
