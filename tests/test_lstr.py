@@ -14,6 +14,7 @@ from golden import Golden
 from torch import Tensor, nn
 
 import lane_models
+from bench.metrics.tusimple import aggregate, score_image
 from lane_models.checkpoint import CheckpointError
 from lane_models.lstr import LSTRDetector
 from selective_focus import Heads, MatMul
@@ -82,6 +83,21 @@ def test_labelled_frames_give_official_lanes(shared: Path, variant: str, count: 
             else:
                 points = official_points(expected, detector.rules.rows)
                 np.testing.assert_allclose(lane.points, points, atol=0.2)
+
+
+@pytest.mark.slow
+def test_accuracy_on_the_shared_tusimple_frames(shared: Path) -> None:
+    """The reference is what the official code's own lanes score: 0.95985 (frames of the training split)."""
+    detector, root = released(shared, "tusimple"), shared / "real" / "tusimple"
+    scores = []
+    for line in "".join(path.read_text() for path in sorted(root.glob("label_data_*.json"))).splitlines():
+        label = json.loads(line)
+        lanes = detector.detect(detector.transform(cv2.imread(str(root / label["raw_file"])))[None])[0]
+        found = [{round(y): x for x, y in lane.points} for lane in lanes]
+        xs = [[points.get(row, -2) for row in label["h_samples"]] for points in found]
+        scores.append(score_image(xs, label["lanes"], label["h_samples"]))
+    assert len(scores) == 124
+    assert aggregate(scores).accuracy == pytest.approx(0.95985, abs=5e-4)
 
 
 def test_pytorch_auto_drive_variant_equals_official(shared: Path) -> None:
