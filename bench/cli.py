@@ -1,0 +1,286 @@
+"""The command line: ``python -m bench list | run | culane | table | plot | score | doctor | predict``."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from bench import doctor as health
+from bench import plots, prediction, table
+from bench.data import load_data
+from bench.detectors import build, describe_detectors, profile_for_folder
+from bench.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED_CELLS,
+    EXIT_INTERRUPTED,
+    BenchError,
+    bad_input_errors,
+    one_line,
+)
+from bench.metrics.culane import WIDTH
+from bench.metrics.score import score_folders
+from bench.profile import DATASETS, Profile, load_profile, profile_names
+from bench.progress import ConsoleListener
+from bench.runner import Parts, check_device, run
+from bench.store import RUNS, RunFolder
+from selective_focus.methods import find, methods
+from selective_focus.quantize import quantize, resolve_options
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Benchmark of quantized lane detectors.",
+    pretty_exceptions_enable=False,
+)
+TABLE_WIDTH = 100
+
+ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of all runs.")]
+NameOption = Annotated[str, typer.Option("--name", help="Name of the run: a folder in --results.")]
+ProfileOption = Annotated[str, typer.Option("--profile", help="quick, full, or a TOML file.")]
+CalibrationOption = Annotated[
+    int | None,
+    typer.Option("--calibration-images", help="How many unlabelled images methods may look at."),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", help="At most so many test frames, evenly spread.")
+]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda.")]
+
+
+@app.command("list")
+def list_things() -> None:
+    """Detectors with their variants, methods, data sets, profiles and runs."""
+    console = _console()
+    for line in describe_detectors():
+        console.print(line, markup=False)
+    console.print("methods:   ", ", ".join(methods()), markup=False)
+    console.print("data sets: ", ", ".join(DATASETS), markup=False)
+    console.print("profiles:  ", ", ".join(profile_names()), markup=False)
+    runs = sorted(path.parent.name for path in RUNS.glob("*/records"))
+    console.print("runs:      ", ", ".join(runs) or "none yet; python -m bench run", markup=False)
+
+
+@app.command("run")
+def run_profile(
+    profile: ProfileOption = "quick",
+    detectors: Annotated[str | None, typer.Option(help="a,b: names, or name:variant.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Variant of the detectors.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint file, or a folder of checkpoints.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="synthetic, culane or tusimple.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    method_names: Annotated[str | None, typer.Option("--methods", help="a,b: see list.")] = None,
+    bits: Annotated[str | None, typer.Option(help="w4a4,w8a8")] = None,
+    seeds: Annotated[str | None, typer.Option(help="0,1,2")] = None,
+    calibration_images: CalibrationOption = None,
+    frames_per_category: Annotated[int | None, typer.Option(help="At most so many of each category.")] = None,
+    limit: LimitOption = None,
+    device: DeviceOption = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; default: profile or data set.")] = None,
+    results: ResultsOption = RUNS,
+    plot_too: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the plots at the end.")] = True,
+) -> None:
+    """Run what has no record yet; print the table, write cells.csv, table.md and plots."""
+    chosen = load_profile(
+        profile,
+        detectors=_words(detectors),
+        variant=variant,
+        weights=weights,
+        dataset=dataset,
+        root=root,
+        methods=_words(method_names),
+        bits=_words(bits),
+        seeds=_words(seeds),
+        calibration_images=calibration_images,
+        frames_per_category=frames_per_category,
+        limit=limit,
+        device=device,
+        name=name or (dataset if dataset not in (None, "synthetic") else None),
+    )
+    _run(chosen, results, plot_too)
+
+
+@app.command("culane")
+def run_culane(
+    root: Annotated[str, typer.Option(help="CULane's folder: list/, driver_.../")],
+    weights: Annotated[str, typer.Option(help="Folder of official checkpoints.")] = "",
+    profile: ProfileOption = "quick",
+    calibration_images: CalibrationOption = None,
+    limit: LimitOption = None,
+    device: DeviceOption = None,
+    name: NameOption = "culane",
+    results: ResultsOption = RUNS,
+) -> None:
+    """The table on real CULane: official weights where --weights has them, else the small embedded ones."""
+    if not root:
+        raise BenchError("no CULane folder was given; make bench-culane CULANE=DIR [WEIGHTS=DIR]")
+    base = load_profile(
+        profile,
+        dataset="culane",
+        root=Path(root),
+        weights=Path(weights) if weights else None,
+        calibration_images=calibration_images,
+        limit=limit,
+        device=device,
+        name=name,
+    )
+    chosen, notes = profile_for_folder(base)
+    for note in notes:
+        _console().print(note, markup=False, highlight=False)
+    _run(chosen, results, plot_too=True)
+
+
+@app.command("table")
+def show_table(name: NameOption = "quick", results: ResultsOption = RUNS) -> None:
+    """Print the table of a run again, and write cells.csv and table.md from its records."""
+    folder = _existing(results / name)
+    _show(folder, _console())
+
+
+@app.command("plot")
+def draw_plots(name: NameOption = "quick", results: ResultsOption = RUNS) -> None:
+    """Draw the plots of a run again, and write its tables, from its records."""
+    folder = _existing(results / name)
+    _show(folder, _console())
+    for path in plots.draw_all(folder):
+        _console().print(str(path), markup=False, highlight=False)
+
+
+@app.command("score")
+def score_predictions(
+    annotations: Annotated[Path, typer.Option(help="Folder of annotated .lines.txt files.")],
+    predictions: Annotated[Path, typer.Option(help="Folder of predicted .lines.txt files.")],
+    list_file: Annotated[Path, typer.Option("--list", help="Image names, one a line.")],
+    iou: Annotated[float, typer.Option(help="Threshold of a match, between 0 and 1.")] = 0.5,
+    width: Annotated[int, typer.Option(help="Width of the drawn lanes, pixels.")] = WIDTH,
+    image_size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the frames.")] = "1640x590",
+) -> None:
+    """CULane's F1 of lane files, equal to the C++ evaluator, as one JSON object."""
+    size = _image_size(image_size)
+    print(json.dumps(score_folders(annotations, predictions, list_file, iou, width, size)))
+
+
+@app.command("doctor")
+def check_setup(device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu") -> None:
+    """Versions, processor, disk, and which data and weights are here. Exit code 1 when something is missing."""
+    console = _console()
+    findings = health.examine(device)
+    for finding in findings:
+        console.print(("ok  " if finding.good else "BAD ") + finding.text, markup=False, highlight=False)
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(EXIT_FAILED_CELLS)
+
+
+@app.command("predict")
+def predict_lanes(
+    image: Annotated[Path, typer.Option(help="An image, or a folder of images.")],
+    out: Annotated[Path, typer.Option(help="PNG to write; a folder when --image is one.")],
+    detector: Annotated[str, typer.Option(help="Name, or name:variant.")] = "laneatt",
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint; default: embedded weights.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Draw the lanes that a detector sees, with scores; print the time that the network and decoding took."""
+    check_device(device)
+    model, _ = build(detector, None, weights)
+    for line in prediction.predict(model, image, out, device):
+        _console().print(line, markup=False, highlight=False)
+
+
+def _run(profile: Profile, results: Path, plot_too: bool) -> None:
+    check_device(profile.device)
+    for method in profile.methods:
+        find(method)
+    folder = RunFolder(results / profile.name)
+    console = _console()
+    parts = Parts(
+        build=lambda name, chosen: build(name, chosen.variant, chosen.weights, chosen.dataset),
+        load_data=load_data,
+        quantize=quantize,
+        resolve_options=resolve_options,
+        learns=lambda method: find(method).reconstruction is not None,
+    )
+    with ConsoleListener(console) as listener:
+        records = run(profile, folder, parts, listener)
+    _show(folder, console)
+    console.print(listener.summary(), markup=False, highlight=False)
+    if plot_too:
+        drawn = plots.draw_all(folder)
+        console.print(f"{len(drawn)} plots in {folder.path / 'plots'}", markup=False, highlight=False)
+    unfinished = [record for record in records if record.status not in ("done", "skipped")]
+    if unfinished:
+        first = unfinished[0]
+        print(
+            f"{len(unfinished)} cells have no score; the first: {first.status}, {first.reason}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(EXIT_FAILED_CELLS)
+
+
+def _show(folder: RunFolder, console: Console) -> None:
+    records = folder.records()
+    table.write_csv(folder, records)
+    table.write_markdown(folder, records)
+    for part in table.sections(records):
+        console.print(table.terminal(part))
+    for path in folder.set_aside:
+        print(f"warning: {path}: a damaged record was set aside; run again to replace it", file=sys.stderr)
+    console.print(f"{folder.path / 'cells.csv'}", markup=False, highlight=False)
+
+
+def _existing(path: Path) -> RunFolder:
+    folder = RunFolder(path)
+    if not any(folder.records_path.glob("*.json")):
+        raise BenchError(
+            f"{path}: no records of a run there; start one with python -m bench run --name {path.name}"
+        )
+    return folder
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    """ "1640x590" -> (590, 1640)"""
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip().lower())
+    if match is None:
+        raise BenchError(f"image size {text!r}: expected WIDTHxHEIGHT in pixels, such as 1640x590")
+    return int(match[2]), int(match[1])
+
+
+def _words(text: str | None) -> list[Any] | None:
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise BenchError(f"{text!r}: expected names separated by commas")
+    return words
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=TABLE_WIDTH, soft_wrap=False)
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """Warnings of the readers are for the person at the terminal: one line, without a source line."""
+    print(f"warning: {one_line(Warning(str(message)))}", file=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a verb. Bad input: one line on stderr and exit code 2; Ctrl-C: 130."""
+    warnings.showwarning = _warn
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except bad_input_errors() as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # a mistake of ours: show where
+            raise
+        print(f"error: {error.format_message()} (see python -m bench --help)", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    sys.exit(code or 0)

@@ -1,0 +1,57 @@
+"""One colour, marker and label for each method in every plot; Okabe and Ito's colour-blind-safe palette."""
+
+from __future__ import annotations
+
+COLOURS = {
+    "fp32": "#444444",
+    "minmax": "#999999",
+    "omse": "#56B4E9",
+    "aciq": "#8C6D31",
+    "bias-correction": "#332288",
+    "adaround": "#F0E442",
+    "brecq": "#009E73",
+    "qdrop": "#0072B2",
+    "selective-focus": "#D55E00",
+    "selective-focus-plus": "#CC79A7",
+}
+MARKERS = {
+    "fp32": "*",
+    "minmax": "o",
+    "omse": "s",
+    "aciq": "P",
+    "bias-correction": "X",
+    "adaround": "v",
+    "brecq": "^",
+    "qdrop": "D",
+    "selective-focus": "o",
+    "selective-focus-plus": "h",
+}
+LABELS = {
+    "fp32": "FP32",
+    "minmax": "min-max",
+    "omse": "OMSE",
+    "aciq": "ACIQ",
+    "bias-correction": "bias correction",
+    "adaround": "AdaRound",
+    "brecq": "BRECQ",
+    "qdrop": "QDrop",
+    "selective-focus": "Selective Focus",
+    "selective-focus-plus": "Selective Focus+ (ours)",
+}
+ANNOTATED = "#FFFFFF"
+_OTHER = ("#117733", "#882255", "#AA4499", "#DDCC77")
+
+
+def colour_of(method: str) -> str:
+    """The method's colour; one that is not listed gets a fixed one of its own by its name."""
+    return COLOURS.get(method, _OTHER[sum(method.encode()) % len(_OTHER)])
+
+
+def marker_of(method: str) -> str:
+    """The method's marker."""
+    return MARKERS.get(method, "p")
+
+
+def label_of(method: str) -> str:
+    """The method's name as papers write it."""
+    return LABELS.get(method, method)

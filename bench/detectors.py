@@ -1,0 +1,121 @@
+"""Detectors with weights that are known to fit: embedded ones, or released checkpoints found in a file or folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lane_models
+from bench.errors import BenchError
+from bench.profile import Profile
+from lane_models.checkpoint import CheckpointError, read
+from selective_focus import LaneDetector
+
+SUFFIXES = (".pth", ".pt", ".pkl", ".ckpt", ".zip", ".safetensors")
+EMBEDDED = "synthetic"
+"""The variant whose weights ship with the project."""
+OTHER_DATASETS = ("tusimple", "llamas", "curvelanes", "culane")
+
+
+def build(
+    detector: str, variant: str | None = None, weights: Path | None = None, dataset: str = ""
+) -> tuple[LaneDetector, str]:
+    """A detector in eval mode, and words for its weights.
+
+    detector: a name of ``lane_models``, or "name:variant".
+    weights: None: the embedded weights. A checkpoint: the first variant that it fits strictly. A folder: the first
+        checkpoint in it that is named after the detector and fits (the variant "synthetic" stays embedded).
+    Raises BenchError or CheckpointError; random weights are never used, they would give a score of nothing.
+    """
+    name, _, own_variant = detector.partition(":")
+    variant = own_variant or variant
+    if name not in lane_models.names():
+        raise BenchError(f"there is no detector {name!r}; choose one of {', '.join(lane_models.names())}")
+    if variant is not None and variant not in lane_models.variants(name):
+        known = ", ".join(lane_models.variants(name))
+        raise BenchError(f"{name} has no variant {variant!r}; choose one of {known}")
+    if weights is None or (weights.is_dir() and variant == EMBEDDED):
+        return _embedded(name, variant)
+    if weights.is_dir():
+        found = fitting(weights, name, variant, dataset)
+        if not found:
+            raise BenchError(
+                f"{weights}: no checkpoint there is named after {name} and fits; expected a file such as "
+                f"{name}_r18_culane.pth, or name the file itself with --weights FILE"
+            )
+        path, fitting_variant = found[0]
+        return lane_models.build(name, fitting_variant, path), path.name
+    return _from_file(name, variant, weights), weights.name
+
+
+def fitting(folder: Path, name: str, variant: str | None = None, dataset: str = "") -> list[tuple[Path, str]]:
+    """The checkpoints below ``folder`` named after a detector, each with the variant that it fits, in file order.
+
+    Files whose path names another data set than ``dataset`` are left out.
+    """
+    others = [other for other in OTHER_DATASETS if dataset and other != dataset]
+    found = []
+    for path in sorted(folder.rglob("*")):
+        words = str(path.relative_to(folder)).lower()
+        named = name in words.replace("-", "").replace("_", "")
+        foreign = any(other in words for other in others) and dataset not in words
+        if path.suffix not in SUFFIXES or not path.is_file() or not named or foreign:
+            continue
+        try:
+            found.append((path, _from_file(name, variant, path).variant))
+        except (CheckpointError, BenchError):
+            continue
+    return found
+
+
+def profile_for_folder(profile: Profile) -> tuple[Profile, list[str]]:
+    """The profile with every detector that has fitting checkpoints in its weights folder, and what to tell about it."""
+    if profile.weights is not None and not profile.weights.is_dir():
+        raise BenchError(f"{profile.weights}: no such folder; give WEIGHTS=DIR, a folder of checkpoints")
+    notes, chosen = [], []
+    for name in lane_models.names() if profile.weights else profile.detectors:
+        found = fitting(profile.weights, name, dataset=profile.dataset) if profile.weights else []
+        first_of_variant = {variant: path for path, variant in reversed(found)}
+        for variant, path in sorted(first_of_variant.items()):
+            notes.append(f"{name} {variant}: {path}")
+            chosen.append(f"{name}:{variant}")
+        if not found and name in profile.detectors:
+            notes.append(
+                f"{name}: no official weights given; the small embedded ones (synthetic roads) are used"
+            )
+            chosen.append(f"{name}:{EMBEDDED}")
+    return profile.model_copy(update={"detectors": chosen}), notes
+
+
+def describe_detectors() -> list[str]:
+    """One line a detector: its variants, and which have embedded weights."""
+    lines = []
+    for name in lane_models.names():
+        words = [
+            f"{variant} (embedded weights)" if lane_models.shipped_weights(name, variant) else variant
+            for variant in lane_models.variants(name)
+        ]
+        lines.append(f"{name + ':':<15}{', '.join(words)}")
+    return lines
+
+
+def _embedded(name: str, variant: str | None) -> tuple[LaneDetector, str]:
+    detector = lane_models.build(name, variant)
+    if lane_models.shipped_weights(name, detector.variant) is None:
+        raise BenchError(
+            f"{name} {detector.variant} has no embedded weights; give a checkpoint with --weights FILE "
+            "(bench/paper/checkpoints.csv says where to get one)"
+        )
+    return detector, "embedded"
+
+
+def _from_file(name: str, variant: str | None, path: Path) -> LaneDetector:
+    """Reads the file once and tries the variants in their order."""
+    content = read(path)
+    candidates = [variant] if variant is not None else lane_models.variants(name)
+    complaints = []
+    for candidate in candidates:
+        try:
+            return lane_models.build(name, candidate, content)
+        except CheckpointError as error:
+            complaints.append(str(error).replace("the given state dict: ", ""))
+    raise BenchError(f"{path}: fits no variant of {name} ({', '.join(candidates)}); {complaints[0]}")

@@ -1,0 +1,75 @@
+"""A few test frames that are kept with a run, so that its overlays can be drawn again without the data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from bench.data import TestData
+from bench.overlays import Example
+from bench.store import Record, RunFolder, write_whole
+from selective_focus import Lane
+
+COUNT = 6
+
+
+def chosen(data: TestData) -> list[int]:
+    """Which test frames are shown: the first of each category, or a few evenly spread."""
+    first = {category: index for index, category in reversed(list(enumerate(data.categories))) if category}
+    if first:
+        return sorted(first.values())
+    return sorted({round(i) for i in np.linspace(0, len(data.frames) - 1, COUNT)})
+
+
+def lanes_of(data: TestData, lanes: Sequence[Sequence[Lane]]) -> dict[str, list[list[list[float]]]]:
+    """Lanes of the shown frames as plain data, to a tenth of a pixel."""
+    return {data.names[i]: [np.round(lane.points, 1).tolist() for lane in lanes[i]] for i in chosen(data)}
+
+
+def keep_frames(data: TestData, folder: RunFolder) -> None:
+    """Writes the shown frames (JPEG) and their annotations into the run folder, once a data set."""
+    place = _place(folder, data.digest, data.subset)
+    index = place / "frames.json"
+    if index.is_file():
+        return
+    place.mkdir(parents=True, exist_ok=True)
+    entries: list[dict[str, Any]] = []
+    for number, i in enumerate(chosen(data)):
+        _, encoded = cv2.imencode(".jpg", data.frames[i].image(), [cv2.IMWRITE_JPEG_QUALITY, 90])
+        write_whole(place / f"{number}.jpg", encoded.tobytes())
+        annotated = [np.round(lane, 1).tolist() for lane in data.annotated[i]]
+        entry = {"name": data.names[i], "category": data.categories[i], "annotated": annotated}
+        entries.append({**entry, "image": f"{number}.jpg"})
+    write_whole(index, json.dumps(entries).encode())
+
+
+def load(folder: RunFolder, records: Sequence[Record]) -> list[Example]:
+    """The shown frames with the lanes of these records (of one detector and bit setting), by method."""
+    cell = records[0].cell
+    place = _place(folder, cell["data_digest"], cell["subset"])
+    index = place / "frames.json"
+    if not index.is_file():
+        return []
+    examples = []
+    for entry in json.loads(index.read_text()):
+        image = cv2.imread(str(place / entry["image"]))
+        found: Mapping[str, list[Any]] = {
+            record.cell["method"]: [np.array(lane) for lane in record.examples[entry["name"]]]
+            for record in records
+            if entry["name"] in record.examples
+        }
+        if image is not None and found:
+            label = f"{entry['category'] or ''} {entry['name']}".strip()
+            annotated = [np.array(lane) for lane in entry["annotated"]]
+            examples.append(Example(label, np.asarray(image, dtype=np.uint8), annotated, found))
+    return examples
+
+
+def _place(folder: RunFolder, data_digest: str, subset: str) -> Path:
+    words = "".join(letter if letter.isalnum() else "-" for letter in subset)
+    return folder.path / "examples" / f"{data_digest[:12]}-{words[:40]}"

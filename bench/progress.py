@@ -1,0 +1,110 @@
+"""What the person at the terminal sees while cells run: a bar, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from bench.cells import Cell
+from bench.store import Record
+
+
+class ConsoleListener:
+    """One bar over the cells and one inside the cell, with the time left; a line for every finished cell."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._cells: TaskID | None = None
+        self._frames: TaskID | None = None
+        self._cell: Cell | None = None
+        self._began = 0.0
+        self._total = 0
+        self._finished = 0
+        self._reused = 0
+        self._seconds: list[float] = []
+
+    def __enter__(self) -> ConsoleListener:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def planned(self, cells: int) -> None:
+        self._total = cells
+        self._cells = self._bars.add_task("cells", total=cells, left="")
+        self._frames = self._bars.add_task("", total=None, left="")
+
+    def started(self, cell: Cell) -> None:
+        self._cell = cell
+        self._began = time.monotonic()
+        if self._frames is not None:
+            self._bars.reset(self._frames, total=None, description=cell.label, left="")
+
+    def evaluated(self, frames: int, of: int) -> None:
+        if self._frames is not None:
+            self._bars.update(self._frames, completed=frames, total=of, left="frames")
+
+    def finished(self, record: Record, reused: bool) -> None:
+        self._finished += 1
+        self._reused += reused
+        if not reused:
+            self._seconds.append(time.monotonic() - self._began)
+            self._console.print(
+                f"[{self._finished}/{self._total}] {describe(record)}{self._left()}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+        if self._cells is not None:
+            self._bars.update(self._cells, completed=self._finished, left=self._left().strip(", "))
+
+    def summary(self) -> str:
+        """How much was measured now and how much was there already."""
+        return (
+            f"{self._finished - self._reused} cells measured now, {self._reused} taken from earlier records"
+        )
+
+    def _left(self) -> str:
+        """A rough guess: the cells to come cost what the last three did (reconstruction comes last)."""
+        remaining = self._total - self._finished
+        if not remaining or not self._seconds:
+            return ""
+        recent = self._seconds[-3:]
+        return f", about {duration(remaining * sum(recent) / len(recent))} left"
+
+
+def describe(record: Record) -> str:
+    """One finished cell in one line."""
+    cell = record.cell
+    seed = f" seed {cell['seed']}" if cell["seed"] else ""
+    bits = "" if cell["method"] == "fp32" else f" w{cell['w_bits']}a{cell['a_bits']}"
+    name = f"{cell['detector']} {cell['method']}{bits}{seed}"
+    if record.result is None:
+        return f"{name}: {record.status} ({record.reason})"
+    result = record.result
+    accuracy = f"accuracy {100 * result.accuracy:.2f} %, " if result.accuracy is not None else ""
+    f1 = "undefined" if result.f1 is None else f"{100 * result.f1:.2f} %"
+    seconds = record.timing["reconstruction_s"], record.timing["evaluation_s"]
+    spent = f"reconstruction {duration(seconds[0])}, evaluation {duration(seconds[1])}"
+    return f"{name}: {accuracy}F1 {f1}, LDS {result.lds:.2f} px, {spent}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: "0.4 s", "12 s", "3 min", "1.5 h"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

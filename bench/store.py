@@ -1,0 +1,200 @@
+"""One JSON record a cell, written whole or not at all. Tables and plots are made from these."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bench.errors import StoreError
+
+RUNS = Path("results/runs")
+SCHEMA = 1
+ROOM_NEEDED_MB = 32
+
+Status = Literal["done", "skipped", "failed", "out_of_memory", "timeout", "interrupted"]
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CategoryResult(_Plain):
+    """Counts of one category of the test frames. f1 is None where it is undefined (no annotated lanes)."""
+
+    images: int
+    tp: int
+    fp: int
+    fn: int
+    f1: float | None
+
+
+class Result(_Plain):
+    """What a cell measured. Ratios in 0..1, lane distortion (lds) in pixels of a 1640x590 frame."""
+
+    images: int
+    f1: float | None
+    precision: float | None
+    recall: float | None
+    tp: int | None = None
+    fp: int | None = None
+    fn: int | None = None
+    accuracy: float | None = None
+    """TuSimple only. There precision = 1 - FP and recall = 1 - FN (means over images); f1 follows from them."""
+    f1_at: dict[str, float | None] = {}
+    """F1 at other IoU thresholds, and "mean" over 0.50, 0.55 .. 0.95."""
+    categories: dict[str, CategoryResult] = {}
+    lds: float
+    lds_displacement: float
+    lds_missing: float
+    lds_extra: float
+    frames: dict[str, list[float]] = {}
+    """Per test frame, in the order of the data set's subset: what intervals over frames are made from."""
+
+
+class Record(_Plain):
+    """The whole outcome of one cell."""
+
+    schema_version: Literal[1] = SCHEMA
+    key: str
+    status: Status
+    reason: str = ""
+    cell: dict[str, Any]
+    result: Result | None = None
+    timing: dict[str, float] = {}
+    """Seconds, each on its own: reconstruction_s, network_s, decode_s, metric_s, evaluation_s, total_s."""
+    peak_memory_mb: float = 0.0
+    examples: dict[str, list[list[list[float]]]] = {}
+    """Lanes of a few test frames, [P][2] pixels each: what overlays are drawn from."""
+    log: dict[str, Any] = {}
+    """The method's own account (``QuantizationLog``)."""
+    environment: dict[str, Any] = {}
+    started: str = ""
+    finished: str = ""
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.key}.json"
+
+
+class RunFolder:
+    """The folder of one named run: ``records/KEY.json``, and what is derived from them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records_path = path / "records"
+        self.set_aside: list[Path] = []
+
+    def prepare(self) -> None:
+        """Makes the folder and proves that it can be written. Raises StoreError with one line otherwise."""
+        try:
+            self.records_path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(_cannot_write(self.path, error)) from error
+        free_mb = shutil.disk_usage(self.records_path).free / 2**20
+        if free_mb < ROOM_NEEDED_MB:
+            raise StoreError(
+                f"{self.path}: only {free_mb:.0f} MB left on this disk, {ROOM_NEEDED_MB} MB needed; "
+                "free some room or choose another folder with --results DIR"
+            )
+        probe = self.records_path / f"probe-{os.getpid()}"
+        write_whole(probe, b"can this folder be written?")
+        probe.unlink()
+
+    def put(self, record: Record) -> Path:
+        """Writes one record, replacing an earlier outcome of the same cell."""
+        path = self.records_path / record.file_name
+        fields = _finite(record.model_dump())
+        lines = [f" {json.dumps(name)}: {json.dumps(fields[name], allow_nan=False)}" for name in fields]
+        write_whole(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+        return path
+
+    def done(self, key: str) -> Record | None:
+        """The finished record of a cell, or None: every other outcome is tried again."""
+        path = self.records_path / f"{key}.json"
+        record = self._read(path) if path.is_file() else None
+        return record if record is not None and record.status == "done" else None
+
+    def records(self) -> list[Record]:
+        """Every readable record, by file name. Unreadable ones are set aside (see ``set_aside``)."""
+        return list(self._readable())
+
+    def _readable(self) -> Iterator[Record]:
+        for path in sorted(self.records_path.glob("*.json")):
+            record = self._read(path)
+            if record is not None:
+                yield record
+
+    def _read(self, path: Path) -> Record | None:
+        try:
+            record = Record.model_validate_json(path.read_bytes())
+        except ValidationError:
+            record = None
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        if record is not None and record.key == path.stem:
+            return record
+        aside = path.with_suffix(".json.corrupt")
+        with contextlib.suppress(OSError):  # a read-only results folder can still be tabulated
+            os.replace(path, aside)
+        self.set_aside.append(aside)
+        return None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file completely or leaves what was there: temporary neighbour, fsync, rename.
+
+    Raises StoreError (one line) when the folder cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise StoreError(_cannot_write(path, error)) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself durable. Not every platform can open a folder; there the rename has to do."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"{path}: the disk is full; free some room or choose another folder with --results DIR"
+    why = error.strerror or type(error).__name__
+    return f"{path}: cannot be written ({why}); choose a folder of your own with --results DIR"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN or infinity: they become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if hasattr(value, "item"):
+        return _finite(value.item())
+    return str(value)
