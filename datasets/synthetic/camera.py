@@ -1,0 +1,117 @@
+"""Where a point of the road lands in the full 1640x590 frame, and where a raster's pixels lie in that frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+HEIGHT, WIDTH = 590, 1640
+_DEPTHS = np.geomspace(1.2, 260.0, 900)  # metres ahead of the camera
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class View:
+    """A pinhole camera above a road that bends and climbs.
+
+    Road coordinates: `u` metres right of the road's reference curve, `z` metres ahead, `up` metres above
+    the surface. Pixel coordinates: index convention, the centre of the first pixel is (0, 0).
+    """
+
+    focal: float  # px
+    height: float  # m above the road
+    horizon: float  # row of the flat horizon at the vanishing column
+    vanish: float  # column straight ahead
+    roll: float  # rise of the horizon, px a px (a shear: below 0.01 a rotation looks the same)
+    bend: float = 0.0  # 1/m, curvature at the car
+    twist: float = 0.0  # 1/m^2, change of curvature
+    climb: float = 0.0  # 1/m, vertical curvature: positive climbs ahead, negative is a crest
+    climb_start: float = 25.0  # m, where the vertical curve begins
+
+    def lateral(self, z: Floats) -> Floats:
+        """Sideways shift of the reference curve in metres at depth `z`."""
+        return self.bend / 2 * z**2 + self.twist / 6 * z**3
+
+    def rise(self, z: Floats) -> Floats:
+        """Height of the road surface in metres at depth `z`, 0 under the car."""
+        return self.climb / 2 * np.maximum(z - self.climb_start, 0.0) ** 2
+
+    def project(self, u: Floats | float, z: Floats | float, up: Floats | float = 0.0) -> Floats:
+        """Road coordinates (broadcast together) to frame pixels, [..., 2] as (x, y)."""
+        scale = self.focal / z
+        right = (u + self.lateral(z)) * scale  # type: ignore[arg-type]
+        down = (self.height - self.rise(z) - up) * scale + self.roll * right  # type: ignore[arg-type]
+        points = np.empty((*np.shape(down), 2))
+        points[..., 0] = right + self.vanish
+        points[..., 1] = down + self.horizon
+        return points
+
+    @cached_property
+    def depths(self) -> Floats:
+        """Depths in metres, growing, at which the surface is in sight (it ends behind a crest)."""
+        below = self.below(_DEPTHS)
+        hidden = np.flatnonzero(np.diff(below) >= -1e-3)
+        return _DEPTHS[: hidden[0] + 1] if len(hidden) else _DEPTHS
+
+    def below(self, z: Floats) -> Floats:
+        """Rows between the flat horizon and the surface at depth `z`, roll left out."""
+        return self.focal * (self.height - self.rise(z)) / z
+
+    @cached_property
+    def far(self) -> float:
+        """Greatest depth in sight, metres."""
+        return float(self.depths[-1])
+
+    @cached_property
+    def skyline(self) -> float:
+        """Row, at the vanishing column, where the surface ends and the backdrop begins."""
+        return self.horizon + float(self.below(self.depths)[-1])
+
+    def depth_at(self, below: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Depth in metres for rows `below` the flat horizon; beyond the ends the nearest depth in sight."""
+        table = self.below(self.depths)
+        return np.interp(below, table[::-1], self.depths[::-1]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A grid of `size` (rows, columns) pixels that covers rows `rows[0]`..`rows[1]` of the full frame.
+
+    `fine` is how many times finer than the delivered image this grid is; shapes are filled on a fine grid
+    and averaged, so that a small image looks like the big one reduced by area.
+    """
+
+    size: tuple[int, int]
+    rows: tuple[int, int] = (0, HEIGHT)
+    fine: int = 1
+    scale: tuple[float, float] = field(init=False)  # raster pixels a frame pixel: (x, y)
+
+    def __post_init__(self) -> None:
+        h, w = self.size
+        object.__setattr__(self, "scale", (w / WIDTH, h / (self.rows[1] - self.rows[0])))
+
+    def resized(self, factor: float) -> Raster:
+        """The same window with `factor` times as many rows and columns (at least one of each)."""
+        h, w = self.size
+        size = (max(1, round(h * factor)), max(1, round(w * factor)))
+        return Raster(size, self.rows, fine=max(1, round(factor)))
+
+    def place(self, points: Floats) -> Floats:
+        """Frame pixels [..., 2] to this raster's pixels."""
+        sx, sy = self.scale
+        offset = np.array([0.5, 0.5 - self.rows[0]])
+        return (points + offset) * np.array([sx, sy]) - 0.5
+
+    @cached_property
+    def xs(self) -> NDArray[np.float32]:
+        """Frame column of the centre of each raster column, [columns]."""
+        return ((np.arange(self.size[1]) + 0.5) / self.scale[0] - 0.5).astype(np.float32)
+
+    @cached_property
+    def ys(self) -> NDArray[np.float32]:
+        """Frame row of the centre of each raster row, [rows]."""
+        return ((np.arange(self.size[0]) + 0.5) / self.scale[1] - 0.5 + self.rows[0]).astype(np.float32)

@@ -1,0 +1,56 @@
+"""From a scene to pixels."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .backdrop import draw_sky, draw_skyline
+from .camera import HEIGHT, WIDTH, Raster
+from .drawing import Canvas
+from .light import sample_light
+from .optics import add_bonnet, add_glare, add_lamps, expose
+from .road import draw_ground
+from .roadside import draw_objects
+from .scene import Scene
+
+VERSION = 1  # of the pictures: raise it when the same scene renders differently
+
+
+def render(scene: Scene, size: tuple[int, int] = (HEIGHT, WIDTH), rows: tuple[int, int] = (0, HEIGHT)) -> NDArray[np.uint8]:
+    """BGR image [size[0], size[1], 3] of rows `rows[0]`..`rows[1]` of the 1640x590 frame.
+
+    Any size covers the full width; a small one looks like the full frame reduced by area, at a fraction of
+    the time. Raises ValueError for an empty size or rows outside the frame.
+    """
+    if size[0] < 8 or size[1] < 8 or size[0] > 2 * HEIGHT or size[1] > 2 * WIDTH:
+        raise ValueError(f"size {size} is not between (8, 8) and ({2 * HEIGHT}, {2 * WIDTH}) pixels (rows, columns)")
+    if not 0 <= rows[0] < rows[1] <= HEIGHT:
+        raise ValueError(f"rows {rows} are not a range inside 0..{HEIGHT}; use for example (206, {HEIGHT})")
+    raster = Raster((int(size[0]), int(size[1])), rows)
+    # Shapes are filled on a grid about as fine as the full frame, then averaged.
+    fine = int(np.clip(round(0.75 / raster.scale[0]), 1, 4))
+    light = sample_light(scene)
+    image = np.empty((*raster.size, 3), np.uint8)
+    draw_sky(image, scene, raster)
+    grid = raster.resized(fine) if fine > 1 else raster
+
+    canvas = Canvas(image, raster)
+    if fine > 1:
+        canvas = Canvas(cv2.resize(image, grid.size[::-1], interpolation=cv2.INTER_NEAREST), grid)
+    draw_skyline(canvas, scene, light)
+    if fine > 1:
+        image = cv2.resize(canvas.image, raster.size[::-1], interpolation=cv2.INTER_AREA)
+    draw_ground(image, scene, light, raster, fine)
+    canvas = Canvas(image, raster)
+    if fine > 1:
+        canvas = Canvas(cv2.resize(image, grid.size[::-1], interpolation=cv2.INTER_NEAREST), grid)
+    draw_objects(canvas, scene, light)
+    image = canvas.image
+    if fine > 1:
+        image = cv2.resize(image, raster.size[::-1], interpolation=cv2.INTER_AREA)
+    add_lamps(image, scene, light, raster)
+    image = add_glare(image, scene, raster)
+    add_bonnet(image, scene, raster)
+    return expose(image, scene, raster)

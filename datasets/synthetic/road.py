@@ -1,0 +1,235 @@
+"""The ground: asphalt, verges, marks, their wear, and the shade of trees and buildings on them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .camera import Floats, Raster
+from .drawing import Canvas
+from .light import Light, ground_light
+from .scene import Line, Scene
+from .texture import look_up
+
+_NEAR = 2.2  # m: nearest depth that is painted; nearer than any row of the frame shows
+
+
+def draw_ground(image: NDArray[np.uint8], scene: Scene, light: Light, raster: Raster, fine: int) -> None:
+    """Shade the rows of `image` [H, W, 3] below the skyline. `fine`: grid refinement for shapes."""
+    view = scene.view
+    ends = view.roll * (raster.xs[[0, -1]] - view.vanish)
+    first = view.skyline + float(ends.min())
+    top = int(np.clip(np.floor((first - raster.rows[0]) * raster.scale[1]), 0, raster.size[0] - 1))
+    bottom = raster.rows[1]
+    window = Raster((raster.size[0] - top, raster.size[1]), (0, 1))
+    object.__setattr__(window, "rows", (raster.rows[0] + top / raster.scale[1], bottom))
+    object.__setattr__(window, "scale", raster.scale)
+    below = window.ys[:, None] - np.float32(view.horizon) - np.float32(view.roll) * (window.xs[None] - np.float32(view.vanish))
+    shaded = _shade(scene, light, window, below, fine)
+    known = below >= view.below(np.array([view.far]))[0] - 0.5 / raster.scale[1]
+    cv2.copyTo(shaded, known.astype(np.uint8), image[top:])
+
+
+def _shade(
+    scene: Scene, light: Light, window: Raster, below: NDArray[np.float32], fine: int
+) -> NDArray[np.uint8]:
+    view = scene.view
+    z = view.depth_at(below)
+    lateral = np.float32(view.bend / 2) * z * z + np.float32(view.twist / 6) * z * z * z
+    across = (window.xs[None] - np.float32(view.vanish)) * z * np.float32(1 / view.focal) - lateral
+    middle = z[:, z.shape[1] // 2]
+    along = np.abs(np.gradient(middle)) if len(middle) > 1 else middle
+    footprint = np.stack([middle / (view.focal * window.scale[0]), along], axis=1)
+    rng = scene.stream("ground")
+    shift = rng.uniform(0, 60, 2).astype(np.float32)
+    noise = look_up("ground", across + shift[0], z + shift[1], footprint)
+    materials = _materials(scene, window, fine)
+    marks = _marks(scene, window, fine)
+    gain = ground_light(scene, light, window.resized(0.25 if window.size[1] > 800 else 0.5))
+    gain = cv2.resize(gain, window.size[::-1], interpolation=cv2.INTER_LINEAR)
+    _cast_shade(scene, gain, across, z, footprint)
+
+    asphalt, wear, verge = cv2.split(noise)
+    rough = materials[..., 3]
+    grit = np.where(rough > 100, verge, asphalt).astype(np.float32)
+    relief = (grit - 128) * rough * np.float32(1 / (128 * 255)) + 1
+    colour = materials[..., :3].astype(np.float32)
+    colour *= relief[..., None]
+    paint = marks[..., 3].astype(np.float32)
+    # Wear eats the paint where the noise is high; thick paint (strong marks) resists.
+    paint *= np.clip(1.25 - (wear.astype(np.float32) - 100) * np.float32(1 / 90) * (1 - paint * np.float32(0.6 / 255)), 0.15, 1)
+    colour += (marks[..., :3] - colour) * (paint * np.float32(1 / 255))[..., None]
+    colour *= gain
+    return cv2.convertScaleAbs(colour)
+
+
+def _cast_shade(
+    scene: Scene, gain: NDArray[np.float32], across: NDArray[np.float32], z: NDArray[np.float32], footprint: Floats
+) -> None:
+    """Darken `gain` by the shade of trees (smooth, dappled) and of a building or bridge (a straight band)."""
+    rng = scene.stream("shade")
+    wanted = scene.category == "shadow"
+    if scene.weather.night or not (wanted or rng.random() < 0.12):
+        return
+    depth = rng.uniform(0.40, 0.65) if wanted else rng.uniform(0.15, 0.35)
+    cool = np.array([0.92, 1.0, 1.05], np.float32) * np.float32(depth)
+    if not wanted or rng.random() < 0.7:
+        shift = rng.uniform(0, 80, 2).astype(np.float32)
+        sun = look_up("shade", across + shift[0], z * np.float32(0.7) + shift[1], footprint.astype(np.float32), (0.06, 0.12))
+        side, reach = rng.choice([-1.0, 1.0]), rng.uniform(-3, 6)
+        dark = (255 - sun.astype(np.float32)) * np.float32(1 / 255)
+        if rng.random() < 0.6:
+            dark *= np.clip((across * np.float32(side) + np.float32(reach)) * np.float32(0.4), 0, 1)
+        gain *= 1 - dark[..., None] * cool
+    if wanted and rng.random() < 0.6:
+        near, far, slant = rng.uniform(5, 30), rng.uniform(4, 35), rng.uniform(-0.6, 0.6)
+        at = z + np.float32(slant) * across
+        soft = np.maximum(footprint[:, 1:2].astype(np.float32), 0.25)
+        band = np.clip((at - near) / soft + 0.5, 0, 1) * np.clip((near + far - at) / soft + 0.5, 0, 1)
+        gain *= 1 - band[..., None] * (cool * np.float32(1.05))
+
+
+_VERGES = {"grass": (48.0, 88.0, 82.0, 190.0), "soil": (72.0, 98.0, 116.0, 190.0), "paving": (118.0, 122.0, 126.0, 70.0)}
+
+
+def _materials(scene: Scene, window: Raster, fine: int) -> NDArray[np.uint8]:
+    """[H, W, 4]: colour of the ground before light and noise, and its roughness (above 100: verge noise)."""
+    view, road = scene.view, scene.road
+    rng = scene.stream("materials")
+    grid = window.resized(fine) if fine > 1 else window
+    image = np.empty((*grid.size, 4), np.uint8)
+    canvas = Canvas(image, grid)
+    tone = rng.uniform(66, 112)
+    asphalt = np.array([tone * rng.uniform(0.94, 1.06), tone * rng.uniform(0.97, 1.02), tone * rng.uniform(1.0, 1.1), 55.0])
+    names = [list(_VERGES)[int(rng.integers(3))] for _ in range(2)]
+    left, right = (np.array(_VERGES[name]) * np.r_[rng.uniform(0.7, 1.15) * rng.uniform(0.94, 1.06, 3), 1.0] for name in names)
+    image[:] = np.clip(left, 0, 255).astype(np.uint8)
+    depths = np.geomspace(_NEAR, view.far, 48)
+
+    def strip(a: float, b: float, colour: Floats, start: float = 0.0, stop: float = 1e9) -> None:
+        zs = depths[(depths >= start) & (depths <= stop)]
+        if len(zs) > 1:
+            points = np.concatenate([view.project(a, zs), view.project(b, zs)[::-1]])
+            canvas.fill(points, np.clip(colour, 0, 255))
+
+    strip((road.left + road.right) / 2, 400.0, right)
+    kerb = np.array([150.0, 152.0, 154.0, 40.0]) * np.r_[np.full(3, rng.uniform(0.75, 1.1)), 1.0]
+    if rng.random() < 0.45:  # the opposite carriageway, beyond a strip
+        gap, wide = rng.uniform(0.6, 3.0), rng.uniform(6, 12)
+        strip(road.left - gap - wide, road.left - gap, asphalt * rng.uniform(0.93, 1.07))
+        for u in (road.left - gap - 0.5, road.left - gap - wide + 0.4):
+            strip(u - 0.07, u + 0.07, asphalt + (kerb - asphalt) * rng.uniform(0.2, 0.7))
+    if rng.random() < 0.55:
+        strip(road.right, road.right + 0.25, kerb)
+        strip(road.right + 0.25, road.right + rng.uniform(1.5, 5), np.array(_VERGES["paving"]) * rng.uniform(0.8, 1.0))
+    if rng.random() < 0.5:
+        strip(road.left - 0.25, road.left, kerb)
+    strip(road.left, road.right, asphalt)
+    if scene.category == "cross":
+        near = rng.uniform(9, 24)
+        strip(-60.0, 60.0, asphalt, near, near + rng.uniform(14, 28))
+    _repairs(scene, strip, asphalt)
+    return cv2.resize(image, window.size[::-1], interpolation=cv2.INTER_AREA) if fine > 1 else image
+
+
+def _repairs(scene: Scene, strip, asphalt: Floats) -> None:  # type: ignore[no-untyped-def]
+    """Patches of other asphalt, and sealed seams along the road: the distractors of worn roads."""
+    rng, road = scene.stream("repairs"), scene.road
+    for _ in range(int(rng.integers(0, 4))):
+        u, z = rng.uniform(road.left, road.right - 1), rng.uniform(4, 40)
+        strip(u, u + rng.uniform(0.6, 3.5), asphalt * np.r_[np.full(3, rng.uniform(0.82, 1.12)), 1.0], z, z * rng.uniform(1.2, 2.5))
+    for _ in range(int(rng.integers(0, 4))):
+        u, wide = rng.uniform(road.left, road.right), rng.uniform(0.03, 0.09)
+        strip(u, u + wide, asphalt * np.r_[np.full(3, rng.uniform(0.72, 1.12)), 1.0], rng.uniform(0, 12), rng.uniform(20, 90))
+
+
+def _marks(scene: Scene, window: Raster, fine: int) -> NDArray[np.uint8]:
+    """[H, W, 4]: colour of the paint, and how much of the ground it covers, wear by stretches included."""
+    grid = window.resized(fine) if fine > 1 else window
+    image = np.zeros((*grid.size, 4), np.uint8)
+    image[..., :3] = np.uint8(205)
+    canvas = Canvas(image, grid)
+    rng = scene.stream("marks")
+    for line in scene.road.lines:
+        if line.strength > 0:
+            for u in (line.u - 0.12, line.u + 0.12) if line.double else (line.u,):
+                _paint_line(canvas, scene, line, u, rng)
+    _paint_symbols(canvas, scene, rng)
+    return cv2.resize(image, window.size[::-1], interpolation=cv2.INTER_AREA) if fine > 1 else image
+
+
+def _paint_line(canvas: Canvas, scene: Scene, line: Line, u: float, rng: np.random.Generator) -> None:
+    """One painted line: dashes, or short stretches of a solid line, each with its own wear; some are missing."""
+    view = scene.view
+    far = min(view.far, 170.0)
+    if line.period:
+        a = np.arange(line.phase - line.period, far, line.period)
+        b = a + line.dash
+    else:
+        nodes = np.geomspace(_NEAR, far, 26)
+        a, b = nodes[:-1], nodes[1:]
+    strengths = line.strength * (1 - line.wear * rng.random(len(a)) ** 2 * 0.8)
+    strengths[rng.random(len(a)) < 0.06 * line.wear] = 0
+    a, b = np.maximum(a, max(_NEAR, line.start)), np.minimum(b, far)
+    kept = (b > a) & (strengths > 0.02)
+    if kept.any():
+        a, b, strengths = a[kept], b[kept], strengths[kept]
+        zs = a[:, None] + (b - a)[:, None] * np.linspace(0, 1, 4)
+        half = line.width / 2
+        _paint_strips(canvas, view.project(u - half, zs), view.project(u + half, zs), strengths, line.colour)
+
+
+def _paint_strips(
+    canvas: Canvas, left: Floats, right: Floats, strengths: Floats, colour: tuple[float, float, float]
+) -> None:
+    """Fill between edges [N, K, 2]. OpenCV's fill reaches half a pixel too far on each side: taken off here.
+
+    Strips thinner than the grid are filled one pixel wide and as faint as what they cover.
+    """
+    scale = canvas.raster.scale
+    step = np.abs(np.diff(left + right, axis=1)) * (np.array(scale) / 2)
+    spill = np.maximum(1.0, step[..., 0] / np.maximum(step[..., 1], 1e-3))  # px across for one px of outline
+    spill = np.concatenate([spill[:, :1], np.maximum(spill[:, 1:], spill[:, :-1]), spill[:, -1:]], axis=1)
+    wide = (right - left)[..., 0] * scale[0]
+    inset = (np.minimum(spill, wide) / 2 / scale[0])[..., None] * np.array([1.0, 0.0])
+    cover = np.minimum(1.0, wide / spill)
+    values = np.empty((*step.shape[:2], 4))
+    values[..., :3] = colour
+    values[..., 3] = 255 * strengths[:, None] * (cover[:, 1:] + cover[:, :-1]) / 2
+    canvas.strips(left + inset, right - inset, values)
+
+
+_ARROW_SHAFT = np.array([[-0.08, 0.0], [0.08, 0.0], [0.08, 3.4], [-0.08, 3.4]])
+_ARROW_HEAD = np.array([[-0.32, 3.4], [0.32, 3.4], [0.0, 5.6]])
+_TURN = np.array([[0.05, 2.2], [0.45, 3.1], [0.45, 2.6], [0.85, 3.6], [0.45, 4.6], [0.45, 4.0], [0.05, 2.9]])
+
+
+def _paint_symbols(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
+    """Arrows in the lanes; zebra and stop line at a crossing."""
+    view, road = scene.view, scene.road
+    lanes = [s for s in (-1, 0, 1) if road.left < road.offset + s * road.lane_width < road.right]
+    if scene.category == "arrow" or (scene.category in ("crowd", "cross") and rng.random() < 0.2):
+        base = rng.uniform(6, 14)
+        for s in lanes:
+            u, z = road.offset + s * road.lane_width + rng.normal(0, 0.1), base + rng.uniform(-0.5, 0.5)
+            shapes = [_ARROW_SHAFT]
+            style = rng.integers(3)
+            if style != 1:
+                shapes.append(_ARROW_HEAD)
+            if style != 0:
+                shapes.append(_TURN * np.array([rng.choice([-1, 1]), 1]))
+            value = (*(200.0,) * 3, 255 * rng.uniform(0.4, 1.0))
+            for repeat in range(int(rng.integers(1, 3))):
+                for shape in shapes:
+                    canvas.fill(view.project(u + shape[:, 0], z + repeat * 25 + shape[:, 1]), value)
+    if scene.category == "cross" or (scene.category == "crowd" and rng.random() < 0.1):
+        z = rng.uniform(7, 26) if scene.category == "cross" else rng.uniform(20, 40)
+        deep, value = rng.uniform(3, 5), (*(205.0,) * 3, 255 * rng.uniform(0.3, 0.9))
+        slant = rng.uniform(-0.12, 0.12)
+        for u in np.arange(road.left - 1, road.right + 1, rng.uniform(0.9, 1.2)):
+            us = u + np.array([0, 0.45, 0.45, 0])
+            canvas.fill(view.project(us, z + slant * us + np.array([0, 0, deep, deep])), value)
+        if rng.random() < 0.6:
+            us = np.array([road.left, road.right, road.right, road.left])
+            canvas.fill(view.project(us, z - 2.5 + slant * us + np.array([0, 0, 0.35, 0.35])), value)
