@@ -10,6 +10,9 @@ How a detector takes part: ``lane_models/<name>/loss.py`` exposes
             lanes: for each image a list of label polylines [P, 2], float64, in pixels of the network's
                 image, in no particular order; they may leave the image
             gives weighted terms, one number each; their sum is minimised
+        needs_slots = True                                                                          (optional)
+            then forward gets a third argument, CULane's slot 1..4 of each lane of each image (2 and 3 are
+            the borders of the own lane; mirroring an image swaps 1 with 4 and 2 with 3)
         def prepare(self, lanes) -> str                                                             (optional)
             called once before the first step with all training labels; may choose anchors or priors, that
             is, set buffers of the model that are in its state dict; says in a line what it did
@@ -30,15 +33,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from bench.training_frames import Example, augmented
+from bench.training_frames import Example, Polyline, augmented
 from selective_focus import LaneDetector
 
 STATE = "training.pt"
@@ -71,6 +75,14 @@ class TrainingConfig:
         return self.learning_rate * warm * (1 + math.cos(math.pi * progress)) / 2
 
 
+@dataclass(frozen=True)
+class TrainingResult:
+    """Steps done and seconds spent, over all sessions of a run."""
+
+    steps: int
+    seconds: float
+
+
 def train(
     config: TrainingConfig,
     detector: LaneDetector,
@@ -81,9 +93,8 @@ def train(
     save_every: int = 200,
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
-) -> bool:
-    """Train ``detector`` in place; go on from ``out/training.pt`` where that exists. True when all steps
-    are done.
+) -> TrainingResult:
+    """Train ``detector`` in place; go on from ``out/training.pt`` where that exists.
 
     stop_after: return after this many steps of this call (the state is saved). The state is saved every
     ``save_every`` steps and at the end, under another name first.
@@ -94,9 +105,9 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     out.mkdir(parents=True, exist_ok=True)
     state = out / STATE
-    first = _resume(state, config, model, optimizer) if state.is_file() else 0
+    first, before = _resume(state, config, model, optimizer) if state.is_file() else (0, 0.0)
     if first == 0 and hasattr(loss_module, "prepare"):
-        report(cast(Any, loss_module).prepare([lanes for _, lanes in _labels(frames)]))
+        report(cast(Any, loss_module).prepare(_lanes(frames)))
     model.train()
     last = config.steps if stop_after is None else min(config.steps, first + stop_after)
     started = time.monotonic()
@@ -106,9 +117,9 @@ def train(
         if done % 50 == 0 or done == last:
             report(_progress(config, terms, done, first, time.monotonic() - started))
         if done % save_every == 0 or done == last:
-            _save(state, config, model, optimizer, done)
+            _save(state, config, model, optimizer, TrainingResult(done, before + time.monotonic() - started))
     model.eval()
-    return last == config.steps
+    return TrainingResult(max(first, last), before + time.monotonic() - started)
 
 
 def batch_of(config: TrainingConfig, frames: Sequence[Example], step: int) -> list[Example]:
@@ -142,13 +153,14 @@ def _step(
 ) -> dict[str, float]:
     examples = batch_of(config, frames, step)
     torch.manual_seed(config.seed * 1_000_003 + step)
-    images = np.stack([image for image, _ in examples])
+    images = np.stack([one.image for one in examples])
     x = cast(Any, detector).crop.normalise(images).to(device, memory_format=torch.channels_last)
     with _autocast(config, device):
         heads = detector.model(x)
-    terms = loss_module(
-        {name: head.float() for name, head in heads.items()}, [lanes for _, lanes in examples]
-    )
+    labels: list[Any] = [[one.lanes for one in examples]]
+    if getattr(loss_module, "needs_slots", False):
+        labels.append([one.slots for one in examples])
+    terms = loss_module({name: head.float() for name, head in heads.items()}, *labels)
     total = torch.stack(list(terms.values())).sum()
     if not torch.isfinite(total):
         raise TrainingError(f"the loss is {total.item()} at step {step}; try a lower --learning-rate")
@@ -169,15 +181,9 @@ def _indices(config: TrainingConfig, count: int, step: int) -> list[int]:
     return chosen
 
 
-_orders: dict[tuple[int, int, int], np.ndarray] = {}
-
-
+@lru_cache(maxsize=2)
 def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    key = (seed, epoch, count)
-    if key not in _orders:
-        _orders.clear()
-        _orders[key] = np.random.default_rng([seed, 2, epoch]).permutation(count)
-    return _orders[key]
+    return np.random.default_rng([seed, 2, epoch]).permutation(count)
 
 
 def _loss(name: str, model: nn.Module) -> nn.Module:
@@ -188,11 +194,10 @@ def _loss(name: str, model: nn.Module) -> nn.Module:
     return cast(nn.Module, module.TrainingLoss(model))
 
 
-def _labels(frames: Sequence[Example]) -> list[Example]:
-    """All examples' labels, without reading their images where the frames know them apart."""
-    lanes = getattr(frames, "lanes", None)
-    empty = np.zeros((0, 0, 3), dtype=np.uint8)
-    return [(empty, one) for one in lanes] if lanes is not None else list(frames)
+def _lanes(frames: Sequence[Example]) -> list[list[Polyline]]:
+    """The lanes of all frames, without reading images where the frames know them apart."""
+    lanes: list[list[Polyline]] | None = getattr(frames, "lanes", None)
+    return lanes if lanes is not None else [one.lanes for one in frames]
 
 
 def _autocast(config: TrainingConfig, device: str) -> AbstractContextManager[Any]:
@@ -200,28 +205,35 @@ def _autocast(config: TrainingConfig, device: str) -> AbstractContextManager[Any
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.bfloat16 and fast)
 
 
-def _cpu_has_bfloat16() -> bool:
+def _cpu_has_bfloat16() -> TrainingResult:
     """Whether the CPU multiplies bfloat16 itself; where it does not, bfloat16 is slower than float32."""
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 def _save(
-    path: Path, config: TrainingConfig, model: nn.Module, optimizer: torch.optim.Optimizer, step: int
+    path: Path,
+    config: TrainingConfig,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    so_far: TrainingResult,
 ) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
-    saved = {"step": step, "config": json.dumps(asdict(config)), "optimizer": optimizer.state_dict()}
-    torch.save({**saved, "model": model.state_dict()}, temporary)
+    saved = {"config": json.dumps(asdict(config)), "model": model.state_dict()}
+    torch.save({**saved, **asdict(so_far), "optimizer": optimizer.state_dict()}, temporary)
     os.replace(temporary, path)
 
 
-def _resume(path: Path, config: TrainingConfig, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _resume(
+    path: Path, config: TrainingConfig, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
+    """Load a saved state; its steps and seconds."""
     saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if saved["config"] != json.dumps(asdict(config)):
         settings = saved["config"]
         raise TrainingError(f"{path}: was saved with other settings ({settings}); remove it or take these")
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
-    return int(saved["step"])
+    return int(saved["steps"]), float(saved["seconds"])
 
 
 def _progress(
@@ -232,7 +244,3 @@ def _progress(
     left = per_step * (config.steps - done)
     speed = f"{config.batch / per_step:.0f} images/s"
     return f"step {done}/{config.steps}  {losses}  {speed}  {left // 60:.0f} min {left % 60:.0f} s left"
-
-
-TensorTerms = dict[str, Tensor]
-"""What ``TrainingLoss.forward`` gives."""

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,8 +21,18 @@ from lane_models.road_crop import FRAME, RoadCrop
 
 Image = npt.NDArray[np.uint8]
 Polyline = npt.NDArray[np.float64]
-Example = tuple[Image, list[Polyline]]
-"""An image [H, W, 3] at network size and its lanes [P, 2] in network pixels."""
+
+
+class Example(NamedTuple):
+    """An image [H, W, 3] at network size, its lanes [P, 2] in network pixels, and each lane's slot.
+
+    slots: CULane's places 1..4 from the left, 2 and 3 being the borders of the own lane; 0 where unknown.
+    """
+
+    image: Image
+    lanes: list[Polyline]
+    slots: list[int]
+
 
 SHARD = 250
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +59,7 @@ class SyntheticSource:
         large_size = (height * self.oversampling, width * self.oversampling)
         large = render(scene, size=large_size, rows=self.crop.rows)
         image = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
-        return image, [self.crop.to_network(lane) for lane in scene.lanes]
+        return Example(image, [self.crop.to_network(lane) for lane in scene.lanes], list(scene.slots))
 
     def key(self) -> str:
         """Names these frames: changes with the renderer's code and with every setting."""
@@ -65,7 +76,9 @@ class TrainingFrames(Sequence[Example]):
         self._count = count
         shards = [folder / f"{shard:05d}" for shard in range(math.ceil(count / SHARD))]
         self._images = [np.load(f"{shard}.images.npy", mmap_mode="r") for shard in shards]
-        self._lanes = [lanes for shard in shards for lanes in _read_lanes(Path(f"{shard}.lanes.npz"))]
+        labels = [_read_labels(Path(f"{shard}.lanes.npz")) for shard in shards]
+        self._lanes = [lanes for shard, _ in labels for lanes in shard]
+        self._slots = [slots for _, shard in labels for slots in shard]
 
     def __len__(self) -> int:
         return self._count
@@ -73,7 +86,8 @@ class TrainingFrames(Sequence[Example]):
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]
         if not 0 <= index < self._count:
             raise IndexError(index)
-        return np.array(self._images[index // SHARD][index % SHARD]), self._lanes[index]
+        image = np.array(self._images[index // SHARD][index % SHARD])
+        return Example(image, self._lanes[index], self._slots[index])
 
     @property
     def lanes(self) -> list[list[Polyline]]:
@@ -107,7 +121,7 @@ def render_frames(
 def _render_shard(folder: Path, source: Callable[[int], Example], shard: int) -> None:
     cv2.setNumThreads(1)
     examples = [source(index) for index in range(shard * SHARD, (shard + 1) * SHARD)]
-    lanes = [lane for _, one in examples for lane in one]
+    lanes = [lane for one in examples for lane in one.lanes]
     points = np.concatenate(lanes) if lanes else np.zeros((0, 2))
     name = folder / f"{shard:05d}"
     with _replacing(Path(f"{name}.lanes.npz")) as temporary:
@@ -115,11 +129,12 @@ def _render_shard(folder: Path, source: Callable[[int], Example], shard: int) ->
             temporary,
             points=points.astype(np.float32),
             lengths=np.array([len(lane) for lane in lanes], dtype=np.int64),
-            counts=np.array([len(one) for _, one in examples], dtype=np.int64),
+            counts=np.array([len(one.lanes) for one in examples], dtype=np.int64),
+            slots=np.array([slot for one in examples for slot in one.slots], dtype=np.int64),
         )
     # Last, because its presence says that the shard is complete.
     with _replacing(Path(f"{name}.images.npy")) as temporary:
-        np.save(temporary, np.stack([image for image, _ in examples]))
+        np.save(temporary, np.stack([one.image for one in examples]))
 
 
 class _replacing:
@@ -138,47 +153,51 @@ class _replacing:
             self.temporary.unlink(missing_ok=True)
 
 
-def _read_lanes(path: Path) -> list[list[Polyline]]:
+def _read_labels(path: Path) -> tuple[list[list[Polyline]], list[list[int]]]:
+    """The lanes and the slots of each frame of a shard."""
     with np.load(path) as file:
         lanes = np.split(file["points"].astype(np.float64), np.cumsum(file["lengths"])[:-1])
-        ends = np.cumsum(file["counts"])
-    return [lanes[end - count : end] for end, count in zip(ends, np.diff(ends, prepend=0), strict=True)]
+        slots, counts = file["slots"].tolist(), file["counts"]
+    frames = [slice(end - count, end) for end, count in zip(np.cumsum(counts), counts, strict=True)]
+    return [lanes[frame] for frame in frames], [slots[frame] for frame in frames]
 
 
 def augmented(example: Example, rng: np.random.Generator) -> Example:
     """A training example changed at random: mirrored, moved, light and colour, blur, noise. All from
     ``rng``.
     """
-    image, lanes = example
     if rng.random() < 0.5:
-        image, lanes = mirrored(image, lanes)
+        example = mirrored(example)
     if rng.random() < 0.5:
-        image, lanes = _moved(image, lanes, rng)
+        example = _moved(example, rng)
+    image = example.image
     image = cv2.LUT(image, _tone_curve(rng))
     if rng.random() < 0.2:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9))
     if rng.random() < 0.3:
         noise = rng.normal(0, rng.uniform(2, 8), image.shape)
         image = np.clip(image + noise, 0, 255).astype(np.uint8)
-    return image, lanes
+    return example._replace(image=image)
 
 
-def mirrored(image: Image, lanes: Sequence[Polyline]) -> Example:
+def mirrored(example: Example) -> Example:
     """Left and right exchanged. Column c of a frame goes to 1639 - c, in network pixels likewise."""
-    width = image.shape[1]
+    width = example.image.shape[1]
     edge = width - width / FRAME[1]
-    return np.ascontiguousarray(image[:, ::-1]), [np.array([edge, 0]) + lane * [-1, 1] for lane in lanes]
+    lanes = [np.array([edge, 0]) + lane * [-1, 1] for lane in example.lanes]
+    slots = [5 - slot if slot else 0 for slot in example.slots]
+    return Example(np.ascontiguousarray(example.image[:, ::-1]), lanes, slots)
 
 
-def _moved(image: Image, lanes: Sequence[Polyline], rng: np.random.Generator) -> Example:
+def _moved(example: Example, rng: np.random.Generator) -> Example:
     """Scaled about the middle by up to 8 % and shifted by up to 3 % of each side."""
-    height, width = image.shape[:2]
+    height, width = example.image.shape[:2]
     scale = rng.uniform(0.92, 1.08)
     centre = np.array([width, height]) / 2
     shift = rng.uniform(-0.03, 0.03, 2) * (width, height) + (1 - scale) * centre
     matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
-    moved = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(moved, dtype=np.uint8), [lane * scale + shift for lane in lanes]
+    moved = cv2.warpAffine(example.image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    return example._replace(image=moved, lanes=[lane * scale + shift for lane in example.lanes])
 
 
 def _tone_curve(rng: np.random.Generator) -> Image:

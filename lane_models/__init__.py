@@ -51,17 +51,22 @@ def build(
         that ship with the project; a variant that ships none keeps random weights.
     Raises ValueError (unknown name or variant) or CheckpointError (weights that do not fit), in one line.
     """
+    detector = untrained(name, variant)
+    source = weights if weights is not None else shipped_weights(name, detector.variant)
+    if source is not None:
+        cast(Any, detector).load_official(source)
+    detector.model.eval()
+    return detector
+
+
+def untrained(name: str, variant: str | None = None) -> LaneDetector:
+    """A detector with random weights (from PyTorch's global generator), whatever ships with the project."""
     package = _package(name)
     if variant is None:
         variant = "synthetic" if "synthetic" in package.VARIANTS else next(iter(package.VARIANTS))
     if variant not in package.VARIANTS:
         raise ValueError(f"{name} has no variant {variant!r}; choose one of {', '.join(package.VARIANTS)}")
-    detector = cast(Any, package.build(variant))
-    source = weights if weights is not None else shipped_weights(name, variant)
-    if source is not None:
-        detector.load_official(source)
-    detector.model.eval()
-    return cast(LaneDetector, detector)
+    return cast(LaneDetector, package.build(variant))
 
 
 def _package(name: str) -> ModuleType:

@@ -1,0 +1,120 @@
+"""Train the small variant of a detector on rendered roads, write its weights and its model card.
+
+    python scripts/train_synthetic.py --detector laneatt [--steps N] [--seed S] [--out DIR]
+    python scripts/train_synthetic.py --detector laneatt --card        measure the shipped weights again
+
+Stopped at any point, the same command goes on where it was. The weights go to --out; copy them to
+lane_models/weights to ship them (the default --out of --card).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+import lane_models  # noqa: E402
+from bench.model_card import Predictions, real_frames, synthetic_frames, write_card  # noqa: E402
+from bench.train import TrainingConfig, train, write_weights  # noqa: E402
+from bench.training_frames import SyntheticSource, render_frames  # noqa: E402
+from selective_focus import LaneDetector  # noqa: E402
+
+CACHE = ROOT / ".cache"
+
+
+def main() -> int:
+    """The command line; returns the exit code."""
+    given = _parser().parse_args()
+    torch.set_num_threads(given.threads)
+    try:
+        if given.detector not in lane_models.names():
+            raise ValueError(f"--detector {given.detector}: choose one of {', '.join(lane_models.names())}")
+        if given.card:
+            write(given, lane_models.build(given.detector, "synthetic"), lane_models.WEIGHTS)
+        else:
+            train_and_write(given)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last saved step", file=sys.stderr)
+        return 130
+    return 0
+
+
+def train_and_write(given: argparse.Namespace) -> None:
+    """Render what is missing, train, write weights and card."""
+    config = TrainingConfig(
+        given.detector,
+        steps=given.steps,
+        seed=given.seed,
+        frames=given.frames,
+        learning_rate=given.learning_rate,
+    )
+    torch.manual_seed(given.seed)
+    detector = lane_models.untrained(given.detector, "synthetic")
+    source = SyntheticSource(detector.crop)
+    frames = render_frames(CACHE / "training-frames" / source.key(), source, given.frames, given.threads, say)
+    out = given.out or CACHE / "training" / f"{given.detector}-{given.seed}"
+    result = train(config, detector, frames, out, device=given.device, report=say)
+    detector.model.to("cpu")
+    facts = {
+        "frames": f"{config.frames} (renderer {source.key()})",
+        "steps": f"{config.steps} of {config.batch} frames",
+        "seed": config.seed,
+        "optimizer": f"AdamW, {config.learning_rate} with cosine, weight decay {config.weight_decay}",
+        "seconds": f"{result.seconds:.0f} ({given.threads} threads, {given.device}, {platform.machine()})",
+    }
+    weights = out / f"{given.detector}_synthetic.safetensors"
+    write_weights(detector.model, weights, {"training": json.dumps(facts)})
+    say(f"wrote {weights}")
+    write(given, lane_models.build(given.detector, "synthetic", weights), out)
+
+
+def write(given: argparse.Namespace, detector: LaneDetector, folder: Path) -> None:
+    """Measure the weights in ``folder`` and write their card."""
+    say(f"rendering and testing {given.test_frames} frames")
+    synthetic = Predictions(detector, synthetic_frames("test", given.test_frames))
+    folders = [given.real / name for name in ("culane_day", "culane_night")]
+    real = {path.name: Predictions(detector, real_frames(path)) for path in folders if path.is_dir()}
+    card = write_card(detector, folder / f"{given.detector}_synthetic.safetensors", synthetic, real, say)
+    print(card.read_text())
+
+
+def say(line: str) -> None:
+    """One line of progress, at once even into a file."""
+    print(line, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    default = TrainingConfig("")
+    parser.add_argument("--detector", required=True)
+    parser.add_argument("--steps", type=int, default=default.steps)
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--frames", type=int, default=default.frames, help="rendered training frames")
+    parser.add_argument("--learning-rate", type=float, default=default.learning_rate)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, help="default .cache/training/DETECTOR-SEED")
+    parser.add_argument(
+        "--card", action="store_true", help="only measure the shipped weights and write their card"
+    )
+    parser.add_argument("--test-frames", type=int, default=1800)
+    parser.add_argument(
+        "--real", type=Path, default=ROOT.parent / "shared" / "real", help="folder of real frames"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

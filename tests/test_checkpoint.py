@@ -1,0 +1,133 @@
+"""Checkpoints from outside: what is accepted, and that everything else is refused in one line."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import lane_models
+from lane_models.checkpoint import CheckpointError, load_official
+
+
+def network(width: int = 3) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, width, 1), nn.BatchNorm2d(width))
+
+
+def refusal(model: nn.Module, source: object, **options: object) -> str:
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        load_official(model, source, **options)  # type: ignore[arg-type]
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("wrapping", ["bare", "net", "model", "state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("suffix", ["pth", "legacy", "safetensors", "zip"])
+def test_loads_every_usual_packing(tmp_path: Path, wrapping: str, prefix: str, suffix: str) -> None:
+    source, target = network(), network()
+    state = {prefix + key: value for key, value in source.state_dict().items()}
+    content = state if wrapping == "bare" else {wrapping: state, "epoch": 3, "optimizer": {"lr": 0.1}}
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "safetensors":
+        save_file(state, path)
+    else:
+        inner = path.with_suffix(".pth")
+        torch.save(content, inner, _use_new_zipfile_serialization=suffix != "legacy")
+        if suffix == "zip":
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.write(inner, "released.pth")
+        else:
+            path = inner
+    load_official(target, path)
+    assert all(torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items())
+
+
+def test_names_what_is_missing_unexpected_and_misshapen() -> None:
+    state = network().state_dict()
+    del state["0.bias"]
+    state["head.weight"] = torch.zeros(2)
+    state["1.weight"] = torch.zeros(5)
+    message = refusal(network(), state)
+    assert "missing 0.bias" in message
+    assert "unexpected head.weight" in message
+    assert "1.weight is [5], not [3]" in message
+
+
+def test_ignores_only_what_may_be_ignored() -> None:
+    state = {**network().state_dict(), "0.total_ops": torch.zeros(1)}
+    assert "0.total_ops" in refusal(network(), state)
+    load_official(network(), state, ignore=["*total_ops"])
+
+
+def test_batch_counters_may_be_missing() -> None:
+    state = network().state_dict()
+    del state["1.num_batches_tracked"]
+    load_official(network(), state)
+
+
+def test_another_variant_is_named() -> None:
+    variants = {"small": network, "large": lambda: network(8)}
+    message = refusal(network(), network(8).state_dict(), variants=variants)
+    assert "it fits variant 'large'" in message
+
+
+def test_weights_of_another_variant_of_a_real_detector() -> None:
+    state = lane_models.untrained("laneatt", "synthetic").model.state_dict()
+    with pytest.raises(CheckpointError, match="it fits variant 'synthetic'"):
+        lane_models.build("laneatt", "r18", state)
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    path, trace = tmp_path / "evil.pth", tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (exec, (f"open({str(trace)!r}, 'w')",))
+
+    path.write_bytes(pickle.dumps({"model": Evil()}))
+    message = refusal(network(), path)
+    assert str(path) in message
+    assert not trace.exists()
+
+
+def test_a_zip_format_pickle_with_an_object_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "object.pth"
+    torch.save({"model": network()}, path)
+    assert "torch.nn" in refusal(network(), path)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.95])
+def test_truncated_files(tmp_path: Path, suffix: str, share: float) -> None:
+    path = tmp_path / f"cut.{suffix}"
+    save_file(network().state_dict(), path) if suffix == "safetensors" else torch.save(
+        network().state_dict(), path
+    )
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    assert "download the file again" in refusal(network(), path)
+
+
+def test_what_holds_no_weights(tmp_path: Path) -> None:
+    assert "no such file" in refusal(network(), tmp_path / "absent.pth")
+    assert "no state dict" in refusal(network(), {})
+    assert "are no tensors" in refusal(network(), {"model": {"0.weight": 1.0}})
+    state = network().state_dict()
+    state["0.weight"][0] = float("nan")
+    assert "NaN" in refusal(network(), state)
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="laneatt"):
+        lane_models.build("lanenet")
+    with pytest.raises(ValueError, match="r34"):
+        lane_models.build("laneatt", "r99")
