@@ -69,8 +69,7 @@ def similarity(first: Curve, second: Curve, image_size: tuple[int, int], width: 
     canvases = []
     for pixels in (first, second):
         canvas = np.zeros(image_size, dtype=np.uint8)
-        for start, end in pairwise(pixels):
-            cv2.line(canvas, start, end, 1, width)
+        cv2.polylines(canvas, [np.array(pixels, dtype=np.int32)], False, 1, width)
         canvases.append(canvas)
     shared = cv2.sumElems(cv2.multiply(*canvases))[0]
     union = cv2.sumElems(canvases[0])[0] + cv2.sumElems(canvases[1])[0] - shared

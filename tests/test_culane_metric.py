@@ -25,10 +25,11 @@ from bench.metrics.culane import (
     match,
     mean_f1,
     prepare,
+    prepare_all,
     similarities,
 )
 from bench.metrics.errors import MetricError
-from bench.metrics.spline import pixel_paths
+from bench.metrics.spline import PixelPaths, pixel_paths
 from bench.metrics.step_strokes import THICKEST, step_strokes
 from bench.metrics.strokes import draw
 
@@ -126,6 +127,15 @@ def test_lane_objects_arrays_and_prepared_images_score_alike() -> None:
     assert len(prepare(annotated)) == len(annotated)
 
 
+def test_images_drawn_together_score_as_images_drawn_alone() -> None:
+    rng = np.random.default_rng(5)
+    images = [*(road_image(rng) for _ in range(4)), ([], []), ([np.zeros((1, 2))], [])]
+    together = prepare_all([annotated for _, annotated in images])
+    assert [len(drawn) for drawn in together] == [len(annotated) for _, annotated in images]
+    for (predicted, annotated), drawn in zip(images, together, strict=True):
+        assert np.array_equal(similarities(predicted, drawn), similarities(predicted, annotated))
+
+
 def test_road_images_equal_the_frozen_reference() -> None:
     rng = np.random.default_rng(7)
     for size in [(590, 1640), (590, 1640), (320, 800)]:
@@ -139,10 +149,10 @@ def test_road_images_equal_the_frozen_reference() -> None:
         assert (counts.tp, counts.fp, counts.fn) == reference_culane.counts(*curves, size)
 
 
-def _covered(path: np.ndarray, size: tuple[int, int], thickness: int) -> np.ndarray:
-    """The picture that the runs of a path stand for; a pixel in two runs would be a 2."""
+def _covered(paths: PixelPaths, size: tuple[int, int], thickness: int) -> np.ndarray:
+    """The picture that the runs of one path stand for; a pixel in two runs would be a 2."""
     picture = np.zeros((size[0], size[1] + 1), dtype=np.int64)
-    for start, end in draw([path], size, thickness).runs:
+    for start, end in draw(paths, size, thickness).runs:
         np.add.at(picture, (np.arange(size[0]), start), 1)
         np.add.at(picture, (np.arange(size[0]), end), -1)
     return picture.cumsum(axis=1)[:, :-1]
@@ -182,14 +192,16 @@ def test_runs_are_the_pixels_that_opencv_draws(kind: str, thickness: int) -> Non
     rng = np.random.default_rng([thickness, len(kind)])
     for size in [(260, 340), (120, 500), (70, 60), (260, 340)] * 3:
         points = _random_points(kind, size, rng)
-        (path,) = pixel_paths([points])
-        assert np.array_equal(_covered(path, size, thickness), _drawn(path, size, thickness)), points.tolist()
+        paths = pixel_paths([points])
+        assert np.array_equal(_covered(paths, size, thickness), _drawn(paths[0].T, size, thickness)), (
+            points.tolist()
+        )
 
 
 def test_a_curve_that_is_not_a_number_is_drawn_as_the_evaluator_draws_it() -> None:
-    (path,) = pixel_paths([[[400.0, 500.0], [400.0, 500.0], [500.0, 300.0]]])
-    assert path.tolist() == [[-(2**31)] * 2, [500, 300]]
-    assert np.array_equal(_covered(path, (590, 1640), 30), _drawn(path, (590, 1640), 30))
+    paths = pixel_paths([[[400.0, 500.0], [400.0, 500.0], [500.0, 300.0]]])
+    assert paths[0].T.tolist() == [[-(2**31)] * 2, [500, 300]]
+    assert np.array_equal(_covered(paths, (590, 1640), 30), _drawn(paths[0].T, (590, 1640), 30))
 
 
 def test_most_steps_of_a_road_need_no_drawing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -23,6 +24,7 @@ __all__ = [
     "match",
     "mean_f1",
     "prepare",
+    "prepare_all",
     "similarities",
 ]
 
@@ -97,9 +99,19 @@ def prepare(
 
     Raises MetricError for points that are not finite [P, 2] numbers, and for a size or width out of range.
     """
+    return prepare_all([lanes], image_size, width)[0]
+
+
+def prepare_all(
+    images: Iterable[Iterable[LaneLike]], image_size: tuple[int, int] = IMAGE_SIZE, width: int = WIDTH
+) -> list[AnnotatedImage]:
+    """As ``prepare``, for several images of one size: a dozen at a time take less time than one by one."""
     _check_canvas(image_size, width)
-    arrays = [_points(lane) for lane in lanes]
-    return AnnotatedImage(draw(pixel_paths(arrays), image_size, width), (image_size[0], image_size[1]), width)
+    lanes = [[_points(lane) for lane in image] for image in images]
+    strokes = draw(pixel_paths(list(chain.from_iterable(lanes))), image_size, width)
+    bounds = [0, *accumulate(len(image) for image in lanes)]
+    size = (image_size[0], image_size[1])
+    return [AnnotatedImage(strokes.of_lanes(*pair), size, width) for pair in pairwise(bounds)]
 
 
 def similarities(

@@ -1,117 +1,137 @@
 """The curve that CULane's C++ evaluator lays through the points of a lane.
 
-A natural cubic spline of x and of y against the chord length. The order of the floating point operations is
-part of the definition: the samples are rounded to pixels, and equal scores need equal pixels.
+A natural cubic spline of x and of y against the chord length. The order of the floating point operations is part of
+the definition: the samples are rounded to pixels, and equal scores need equal pixels. Many lanes are cheaper together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-PixelArray = npt.NDArray[np.int32]
 
 SAMPLES_PER_INTERVAL = 50
 NOT_A_PIXEL = -(2**31)
 """What the reference's rounding makes of a value that is not a number or beyond 32 bits (x86: INT_MIN)."""
 
 
-def pixel_paths(lanes: Sequence[npt.ArrayLike]) -> list[PixelArray]:
-    """Lanes [P, 2] (x, y in pixels, any P) -> the pixels [M, 2] their curves visit, without repetitions.
+@dataclass(frozen=True, eq=False)
+class PixelPaths:
+    """The pixels that the curves of some lanes visit, none of them twice in a row.
 
-    A lane of fewer than two points has no curve: M = 0. One whose curve is not a number (a point that follows
-    itself) visits ``NOT_A_PIXEL`` and then its last point, which is what the reference draws.
+    pixels: [2, S] int32, x and y, lane after lane. bounds: [lanes + 1], where each lane begins and ends.
     """
-    paths = [np.empty((0, 2), dtype=np.int32)] * len(lanes)
-    curved: list[int] = []
-    points: list[npt.NDArray[np.float32]] = []
-    for index, lane in enumerate(lanes):
-        lane = np.asarray(lane, dtype=np.float32)
-        if len(lane) == 2:
-            paths[index] = _without_repetitions(_to_pixels(lane))
-        elif len(lane) > 2:
-            curved.append(index)
-            points.append(lane)
-    if curved:
-        pixels = _to_pixels(_samples(points))
-        ends = np.cumsum([SAMPLES_PER_INTERVAL * (len(lane) - 1) + 1 for lane in points])
-        for index, path in zip(curved, np.split(pixels, ends[:-1]), strict=True):
-            paths[index] = _without_repetitions(path)
-    return paths
+
+    pixels: npt.NDArray[np.int32]
+    bounds: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __getitem__(self, lane: int) -> npt.NDArray[np.int32]:
+        """[2, M], the pixels of one lane."""
+        return self.pixels[:, self.bounds[lane] : self.bounds[lane + 1]]
+
+
+def pixel_paths(lanes: Sequence[npt.ArrayLike]) -> PixelPaths:
+    """Lanes [P, 2] (x, y in pixels, any P) -> the pixels of their curves.
+
+    A lane of fewer than two points has no curve and visits nothing. One whose curve is not a number (a point that
+    follows itself) visits ``NOT_A_PIXEL`` and then its last point, which is what the reference draws.
+    """
+    points = [np.asarray(lane, dtype=np.float32).reshape(-1, 2).T for lane in lanes]
+    curved = [lane for lane in points if lane.shape[1] > 2]
+    samples = _samples(curved) if curved else np.empty((2, 0), dtype=np.float32)
+    parts, used = [], 0
+    for lane in points:
+        intervals = lane.shape[1] - 1
+        if intervals > 1:
+            end = used + SAMPLES_PER_INTERVAL * intervals
+            parts += [samples[:, used:end], lane[:, -1:]]  # the last input point closes the list
+            used = end
+        elif intervals == 1:
+            parts.append(lane)
+    if not parts:
+        return PixelPaths(np.empty((2, 0), dtype=np.int32), np.zeros(len(points) + 1, dtype=np.int64))
+    counts = [_sample_count(lane.shape[1]) for lane in points]
+    return _without_repetitions(_to_pixels(np.concatenate(parts, axis=1)), np.cumsum([0, *counts]))
+
+
+def _sample_count(points: int) -> int:
+    return points if points == 2 else max(points - 1, 0) * SAMPLES_PER_INTERVAL + (points > 1)
 
 
 def _samples(lanes: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    """The sampled curves of lanes of three and more points, one after the other: [sum(50 (P - 1) + 1), 2]."""
-    steps = [np.diff(lane, axis=0).astype(np.float64) for lane in lanes]
-    lengths = [np.sqrt((step**2).sum(axis=1)) for step in steps]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        slopes = [step / length[:, None] for step, length in zip(steps, lengths, strict=True)]
-    bends = [_second_derivatives(*pair) for pair in zip(lengths, slopes, strict=True)]
-
-    start = np.concatenate([lane[:-1] for lane in lanes]).astype(np.float64)
-    h = np.concatenate(lengths)[:, None]
-    first = np.concatenate([bend[:-1] for bend in bends])
-    second = np.concatenate([bend[1:] for bend in bends])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        linear = np.concatenate(slopes) - (2 * h * first + h * second) / 6
+    """The sampled curves of lanes [2, P >= 3], without their last points: [2, sum(50 (P - 1))]."""
+    joined = np.concatenate(lanes, axis=1)
+    counts = np.array([lane.shape[1] for lane in lanes])
+    within = np.ones(joined.shape[1] - 1, dtype=bool)
+    within[np.cumsum(counts)[:-1] - 1] = False  # from one lane to the next
+    step = np.diff(joined, axis=1)[:, within].astype(np.float64)
+    h = np.sqrt(step[0] * step[0] + step[1] * step[1])
+    with np.errstate(all="ignore"):  # a point that follows itself: all not-a-number, as in the reference
+        slope = step / h
+        first, second = _second_derivatives(h, slope, counts - 1)
+        linear = slope - (2 * h * first + h * second) / 6
         cubic = (second - first) / (6 * h)
-    t = h / SAMPLES_PER_INTERVAL * np.arange(SAMPLES_PER_INTERVAL)
-    # [intervals, 2, 50], summed from the constant to the cubic term, as the reference does
-    with np.errstate(invalid="ignore", over="ignore"):
-        curve = start[:, :, None] + linear[:, :, None] * t[:, None]
-        curve += (first / 2)[:, :, None] * (t * t)[:, None]
-        curve += cubic[:, :, None] * (t * t * t)[:, None]
-        samples = curve.astype(np.float32).transpose(0, 2, 1).reshape(-1, 2)
-    # The last input point closes each lane's list.
-    ends = SAMPLES_PER_INTERVAL * np.cumsum([len(length) for length in lengths])
-    return np.insert(samples, ends, [lane[-1] for lane in lanes], axis=0)
+        t = (h / SAMPLES_PER_INTERVAL)[:, None] * np.arange(SAMPLES_PER_INTERVAL)
+        # [2, intervals, 50], summed from the constant to the cubic term, as the reference does
+        curve: npt.NDArray[np.float64] = linear[..., None] * t
+        curve += joined[:, :-1][:, within, None]
+        power = t * t
+        curve += (first / 2)[..., None] * power
+        power *= t
+        curve += cubic[..., None] * power
+        return curve.astype(np.float32).reshape(2, -1)
 
 
 def _second_derivatives(
-    lengths: npt.NDArray[np.float64], slopes: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Second derivatives [P, 2] of the natural spline at its P >= 3 points: Thomas's algorithm, no pivoting.
+    h: npt.NDArray[np.float64], slope: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Second derivatives [2, intervals] of natural splines at the start and at the end of each interval.
 
-    Two identical neighbours (a length of 0) leave nothing but not-a-number at the inner points.
+    h: [intervals], slope: [2, intervals], of lanes of so many intervals, at least two each. Thomas's algorithm
+    without pivoting, for all lanes at once; shorter lanes are filled up with rows whose solution is 0.
     """
-    bends = np.zeros((len(lengths) + 1, 2))
-    if not lengths.all():
-        bends[1:-1] = np.nan
-        return bends
-    h = lengths.tolist()
-    right = (6 * np.diff(slopes, axis=0)).tolist()
-    upper: list[float] = []
-    solution: list[tuple[float, float]] = []
-    previous_upper = previous_x = previous_y = below = 0.0  # the first row has nothing on its left
-    for i, (x, y) in enumerate(right):
-        pivot = 2 * (h[i] + h[i + 1]) - below * previous_upper
-        previous_upper = h[i + 1] / pivot
-        previous_x = (x - below * previous_x) / pivot
-        previous_y = (y - below * previous_y) / pivot
-        below = h[i + 1]
-        upper.append(previous_upper)
-        solution.append((previous_x, previous_y))
-    for i in range(len(solution) - 2, -1, -1):
-        x, y = solution[i]
-        next_x, next_y = solution[i + 1]
-        solution[i] = (x - upper[i] * next_x, y - upper[i] * next_y)
-    bends[1:-1] = solution
-    return bends
+    first = np.cumsum(counts) - counts
+    lane = np.repeat(np.arange(len(counts)), counts)
+    row = np.arange(len(h)) - first[lane]
+    rows = int(counts.max())
+    lower, upper = np.zeros((2, rows + 1, len(counts)))
+    right = np.zeros((rows + 1, 2, len(counts)))
+    diagonal = np.ones((rows + 1, len(counts)))
+    inner = row > 0  # the row of an inner point is about the interval before it and the one after it
+    at, of = row[inner], lane[inner]
+    after = np.flatnonzero(inner)
+    lower[at, of] = np.where(at > 1, h[after - 1], 0)
+    upper[at, of] = h[after]
+    diagonal[at, of] = 2 * (h[after - 1] + h[after])
+    right[at, :, of] = (6 * (slope[:, after] - slope[:, after - 1])).T
+    for i in range(1, rows):
+        pivot = diagonal[i] - lower[i] * upper[i - 1]
+        upper[i] /= pivot
+        right[i] = (right[i] - lower[i] * right[i - 1]) / pivot
+    for i in range(rows - 1, 0, -1):
+        right[i] -= upper[i] * right[i + 1]
+    return right[row, :, lane].T, right[row + 1, :, lane].T
 
 
-def _to_pixels(samples: npt.NDArray[np.float32]) -> PixelArray:
+def _to_pixels(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
     """Round half to even; what fits no 32-bit integer becomes ``NOT_A_PIXEL``, on every platform."""
     rounded = np.rint(samples)
     fits = np.abs(rounded) < 2.0**31  # false for not-a-number
-    if fits.all():
-        return rounded.astype(np.int32)
-    return np.where(fits, rounded, 0).astype(np.int32) + np.where(fits, 0, NOT_A_PIXEL).astype(np.int32)
+    if not fits.all():
+        rounded[~fits] = NOT_A_PIXEL
+    return rounded.astype(np.int32)
 
 
-def _without_repetitions(pixels: PixelArray) -> PixelArray:
+def _without_repetitions(pixels: npt.NDArray[np.int32], bounds: npt.NDArray[np.int64]) -> PixelPaths:
     """Drop every pixel that equals the one before it: drawing it again changes nothing."""
-    keep = np.ones(len(pixels), dtype=bool)
-    np.any(pixels[1:] != pixels[:-1], axis=1, out=keep[1:])
-    return pixels[keep]
+    moved = pixels[:, 1:] != pixels[:, :-1]
+    keep = np.ones(pixels.shape[1], dtype=bool)
+    np.logical_or(moved[0], moved[1], out=keep[1:])
+    keep[bounds[:-1][bounds[:-1] < len(keep)]] = True
+    kept = np.concatenate([[0], np.cumsum(keep)])
+    return PixelPaths(pixels[:, keep], kept[bounds])

@@ -52,7 +52,7 @@ class StepStrokes:
     at_border: npt.NDArray[np.bool_]
 
     @staticmethod
-    def number(dx: IntArray, dy: IntArray) -> IntArray:
+    def number(dx: npt.NDArray[np.int32], dy: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """The numbers of steps."""
         return (dx + LONGEST_STEP) * (2 * LONGEST_STEP + 1) + dy + LONGEST_STEP
 

@@ -9,7 +9,6 @@ they share. Such stretches are computed ("walked"), the others are drawn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,8 +16,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from bench.metrics.spline import PixelArray
+from bench.metrics.spline import PixelPaths
 from bench.metrics.step_strokes import LONGEST_STEP, StepStrokes, step_strokes
+
+Path = npt.NDArray[np.int32]
+"""[2, M], x and y."""
 
 RunArray = npt.NDArray[np.int16]
 
@@ -37,7 +39,7 @@ class Strokes:
     """The strokes of the lanes of one image, as layers of at most one run a row, disjoint within a lane.
 
     runs: [L, 2, H], start and end (exclusive) in pixels; an empty run has start = end.
-    lane: [L], the lane that each layer belongs to.
+    lane: [L], ascending, the lane that each layer belongs to.
     areas: [count], pixels of each lane.
     curveless: [count], true for a lane of fewer than two points, which has no curve to draw.
     """
@@ -56,100 +58,108 @@ class Strokes:
         np.add.at(result, (self.lane[:, None], other.lane), by_layer)
         return result
 
+    def of_lanes(self, first: int, last: int) -> Strokes:
+        """The strokes of lanes first..last - 1, numbered from 0."""
+        begin, end = np.searchsorted(self.lane, [first, last])
+        chosen = slice(first, last)
+        return Strokes(
+            self.runs[begin:end], self.lane[begin:end] - first, self.areas[chosen], self.curveless[chosen]
+        )
 
-def draw(paths: Sequence[PixelArray], image_size: tuple[int, int], thickness: int) -> Strokes:
-    """Strokes of paths [M, 2] (x, y; no pixel equal to the one before it) on an image of size (H, W)."""
+
+def draw(paths: PixelPaths, image_size: tuple[int, int], thickness: int) -> Strokes:
+    """Strokes of paths (x, y; no pixel twice in a row) on an image of size (H, W)."""
     strokes = step_strokes(thickness) if image_size[1] <= WIDEST else None
-    pieces: list[PixelArray] = []
-    lane_of_piece: list[int] = []
+    if strokes is None or min(image_size) <= 4 * strokes.clear:
+        pieces: list[tuple[int, Path]] = []
+        drawn = [(lane, paths[lane]) for lane in range(len(paths))]
+    else:
+        pieces, drawn = _split(paths, image_size, strokes)
     layers: list[RunArray] = []
-    lanes: list[int] = []
-    for lane, path in enumerate(paths):
-        walked, drawn = _split(path, image_size, strokes)
-        pieces += walked
-        lane_of_piece += [lane] * len(walked)
-        if len(drawn):
-            layers.append(_drawn_runs(drawn, image_size, thickness))
-            lanes += [lane] * len(layers[-1])
+    lanes = [lane for lane, _ in pieces]
     if strokes is not None and pieces:
-        layers.append(_walked_runs(pieces, image_size, strokes))
-        lanes += lane_of_piece
+        layers.append(_walked_runs([piece for _, piece in pieces], image_size, strokes))
+    for lane, path in drawn:
+        if path.shape[1]:
+            layers.append(_drawn_runs(path, image_size, thickness))
+            lanes += [lane] * len(layers[-1])
     runs = np.concatenate([np.zeros((0, 2, image_size[0]), dtype=np.int16), *layers])
     lane_of = np.array(lanes, dtype=np.int64)
-    for lane in set(lane_of_piece):
-        own = np.flatnonzero(lane_of == lane)
-        if len(own) > 1:
-            _make_disjoint(runs, own)
+    order = np.argsort(lane_of, kind="stable")
+    runs, lane_of = runs[order], lane_of[order]
+    layer_counts = np.bincount(lane_of, minlength=len(paths))
+    for lane in {lane for lane, _ in pieces if layer_counts[lane] > 1}:
+        _make_disjoint(runs, np.flatnonzero(lane_of == lane))
     areas = np.zeros(len(paths), dtype=np.int64)
     np.add.at(areas, lane_of, (runs[:, 1] - runs[:, 0]).sum(axis=1, dtype=np.int64))
-    return Strokes(runs, lane_of, areas, np.array([len(path) == 0 for path in paths], dtype=bool))
+    return Strokes(runs, lane_of, areas, np.diff(paths.bounds) == 0)
 
 
 def _split(
-    path: PixelArray, image_size: tuple[int, int], strokes: StepStrokes | None
-) -> tuple[list[PixelArray], PixelArray]:
-    """A path as pieces to walk, each of one vertical direction, and one stretch to draw (maybe empty)."""
-    if len(path) == 0 or strokes is None or min(image_size) <= 4 * strokes.clear:
-        return [], path
-    if len(path) == 1:
-        path = np.repeat(path, 2, axis=0)  # a step that goes nowhere: a disc
-    pixels = path.astype(np.int64)  # differences of 32-bit pixels may need more
-    steps = np.diff(pixels, axis=0)
-    unknown = np.flatnonzero(_unknown(pixels[:-1], steps, image_size, strokes))
-    vertical = np.flatnonzero(steps[:, 1])
-    falls = steps[vertical, 1] > 0
-    turns = vertical[1:][falls[1:] != falls[:-1]].tolist()
-    if len(turns) > MOST_TURNS:
-        return [], path
-    drawn = path[:0]
-    stretches = [(0, len(steps))]
-    if len(unknown):
-        first, last = int(unknown[0]), int(unknown[-1]) + 1
-        drawn = path[first : last + 1]
-        stretches = [(0, first), (last, len(steps))]
-    pieces = []
-    for begin, end in stretches:
-        bounds = [begin, *(turn for turn in turns if begin < turn < end), end]
-        pieces += [path[a : b + 1] for a, b in pairwise(bounds) if b > a]
-    return pieces, drawn
+    paths: PixelPaths, image_size: tuple[int, int], strokes: StepStrokes
+) -> tuple[list[tuple[int, Path]], list[tuple[int, Path]]]:
+    """Stretches to walk, each of one vertical direction, and stretches to draw, each with its lane."""
+    steps = np.diff(paths.pixels, axis=1)
+    unknown = np.flatnonzero(_unknown(paths.pixels[:, :-1], steps, image_size, strokes))
+    vertical = np.flatnonzero(steps[1])
+    falls = steps[1, vertical] > 0
+    turns = vertical[1:][falls[1:] != falls[:-1]]
+    walked, drawn = [], []
+    # A step belongs to the lane of its first pixel; the one from a lane to the next belongs to nobody.
+    begins, ends = paths.bounds[:-1], paths.bounds[1:] - 1
+    unknown_range = zip(np.searchsorted(unknown, begins), np.searchsorted(unknown, ends), strict=True)
+    turn_range = zip(np.searchsorted(turns, begins, side="right"), np.searchsorted(turns, ends), strict=True)
+    for lane, (own_unknown, own_turns) in enumerate(zip(unknown_range, turn_range, strict=True)):
+        begin, end = int(begins[lane]), int(ends[lane])
+        bends = turns[slice(*own_turns)].tolist()
+        if end <= begin or len(bends) > MOST_TURNS:
+            drawn.append((lane, paths[lane]))
+            continue
+        stretches = [(begin, end)]
+        if own_unknown[0] < own_unknown[1]:
+            first, last = int(unknown[own_unknown[0]]), int(unknown[own_unknown[1] - 1]) + 1
+            drawn.append((lane, paths.pixels[:, first : last + 1]))
+            stretches = [(begin, first), (last, end)]
+        for start, stop in stretches:
+            cuts = [start, *(bend for bend in bends if start < bend < stop), stop]
+            walked += [(lane, paths.pixels[:, a : b + 1]) for a, b in pairwise(cuts) if b > a]
+    return walked, drawn
 
 
 def _unknown(
-    start: npt.NDArray[np.int64],
-    steps: npt.NDArray[np.int64],
-    image_size: tuple[int, int],
-    strokes: StepStrokes,
+    start: Path, steps: Path, image_size: tuple[int, int], strokes: StepStrokes
 ) -> npt.NDArray[np.bool_]:
-    """[steps], whether the stroke of a step has to be drawn to be known."""
-    long = np.abs(steps).max(axis=1) > LONGEST_STEP
-    number = strokes.number(*np.clip(steps, -LONGEST_STEP, LONGEST_STEP).T)
-    unknown: npt.NDArray[np.bool_] = long | strokes.irregular[number]
+    """[steps], whether the stroke of a step has to be drawn to be known. start, steps: [2, steps]."""
+    long = (steps > LONGEST_STEP) | (steps < -LONGEST_STEP)
+    unknown: npt.NDArray[np.bool_] = np.logical_or(long[0], long[1])
+    number = strokes.number(*np.clip(steps, -LONGEST_STEP, LONGEST_STEP))
+    if strokes.irregular.any():
+        unknown |= strokes.irregular[number]
     height, width = image_size
     clear = strokes.clear
-    near_side = np.zeros((2, len(steps)), dtype=bool)
-    for border, (axis, inside) in enumerate(
-        ((0, start[:, 0]), (0, width - 1 - start[:, 0]), (1, start[:, 1]), (1, height - 1 - start[:, 1]))
-    ):
-        near = np.flatnonzero(np.abs(inside) <= clear)
-        if len(near):
-            unknown[near] |= strokes.at_border[border, inside[near] + clear, number[near]]
-            near_side[axis, near] = True
-    unknown |= near_side.all(axis=0)  # in a corner two borders work together
+    (x, y), near = start, np.zeros((2, start.shape[1]), dtype=bool)
+    borders = [(0, x), (0, width - 1 - x), (1, y), (1, height - 1 - y)]
+    for border, (axis, inside) in enumerate(borders):
+        close = np.flatnonzero((inside >= -clear) & (inside <= clear))
+        if len(close):
+            unknown[close] |= strokes.at_border[border, inside[close] + clear, number[close]]
+            near[axis, close] = True
+    unknown[near.all(axis=0)] = True  # in a corner two borders work together
     return unknown
 
 
-def _walked_runs(pieces: list[PixelArray], image_size: tuple[int, int], strokes: StepStrokes) -> RunArray:
+def _walked_runs(pieces: list[Path], image_size: tuple[int, int], strokes: StepStrokes) -> RunArray:
     """Runs [pieces, 2, H] of pieces of paths, each of known steps in one vertical direction."""
     height, width = image_size
     clear, radius = strokes.clear, len(strokes.half_widths) // 2
     margin = 2 * clear  # rows above and below the image, so that nothing spills into the next piece
     span = height + 2 * margin
-    x, y = np.concatenate(pieces).astype(np.int64).T
+    x, y = np.concatenate(pieces, axis=1)
     dx, dy = np.diff(x), np.diff(y)
     x = np.clip(x, -clear, width - 1 + clear)  # nothing shows from further out
     row = np.clip(y, -clear, height - 1 + clear) + margin
-    lengths = np.array([len(piece) for piece in pieces])
-    row += np.repeat(np.arange(len(pieces)) * span, lengths)
+    lengths = np.array([piece.shape[1] for piece in pieces])
+    row += np.repeat(np.arange(len(pieces), dtype=np.int32) * span, lengths)
     reach = np.stack([-x, x]).astype(np.int16)  # to the left and to the right of column 0
 
     # The furthest pixels of each piece in each row; those of one row follow each other.
@@ -159,8 +169,10 @@ def _walked_runs(pieces: list[PixelArray], image_size: tuple[int, int], strokes:
     # Row r of the discs on them: the furthest of the centre k rows away and the disc's half width there.
     discs = np.full_like(centres, NOWHERE)
     inner = discs[:, radius:-radius] if radius else discs
+    reached = np.empty_like(inner)
     for k, half_width in enumerate(strokes.half_widths):
-        np.maximum(inner, centres[:, k : k + inner.shape[1]] + half_width, out=inner)
+        np.add(centres[:, k : k + inner.shape[1]], half_width, out=reached)
+        np.maximum(inner, reached, out=inner)
 
     within = np.ones(len(dx), dtype=bool)
     within[np.cumsum(lengths)[:-1] - 1] = False  # from one piece to the next
@@ -183,29 +195,31 @@ def _walked_runs(pieces: list[PixelArray], image_size: tuple[int, int], strokes:
 
 def _make_disjoint(runs: RunArray, layers: npt.NDArray[np.int64]) -> None:
     """Cut the runs of some layers, in place, so that no pixel is in two of them."""
-    order = np.argsort(runs[layers, 0], axis=0, kind="stable")
-    sorted_runs = np.take_along_axis(runs[layers], order[:, None], axis=0)
-    covered = np.maximum.accumulate(sorted_runs[:, 1], axis=0)
-    np.maximum(sorted_runs[1:], covered[:-1, None], out=sorted_runs[1:])
-    runs[layers] = sorted_runs
+    own = runs[layers]
+    rows = np.flatnonzero(np.count_nonzero(own[:, 1] > own[:, 0], axis=0) > 1)
+    shared = own[:, :, rows]
+    shared = np.take_along_axis(shared, np.argsort(shared[:, :1], axis=0, kind="stable"), axis=0)
+    covered = np.maximum.accumulate(shared[:, 1], axis=0)
+    np.maximum(shared[1:], covered[:-1, None], out=shared[1:])
+    runs[layers[:, None, None], np.arange(2)[:, None], rows] = shared
 
 
-def _drawn_runs(path: PixelArray, image_size: tuple[int, int], thickness: int) -> RunArray:
-    """Runs [L, 2, H] of one path of at least one pixel, read off a drawing."""
+def _drawn_runs(path: Path, image_size: tuple[int, int], thickness: int) -> RunArray:
+    """Runs [L, 2, H] of one path [2, M >= 1], read off a drawing."""
     height, width = image_size
     # A smaller canvas may only cut where nothing is drawn: OpenCV clips an outline before it fills it in, so
     # a cut through a stroke can change pixels along the cut.
     margin = thickness // 2 + 3
-    left, top = np.clip(path.min(axis=0).astype(np.int64) - margin, 0, (width, height))
-    right, bottom = np.clip(path.max(axis=0).astype(np.int64) + margin + 1, 0, (width, height))
+    left, top = np.clip(path.min(axis=1).astype(np.int64) - margin, 0, (width, height))
+    right, bottom = np.clip(path.max(axis=1).astype(np.int64) + margin + 1, 0, (width, height))
     if path.min() < -(2**30):  # a curve that is not a number: integers are at their limit, so shift nothing
         left, top, right, bottom = np.int64(0), np.int64(0), np.int64(width), np.int64(height)
     if left >= right or top >= bottom:
         return np.zeros((0, 2, height), dtype=np.int16)
     canvas = np.zeros((bottom - top, right - left), dtype=np.uint8)
-    if len(path) == 1:
-        path = np.repeat(path, 2, axis=0)  # a line to itself is a disc; a polyline of one point is nothing
-    cv2.polylines(canvas, [path - np.array([left, top], dtype=np.int32)], False, 1, thickness)
+    if path.shape[1] == 1:
+        path = np.repeat(path, 2, axis=1)  # a line to itself is a disc; a polyline of one point is nothing
+    cv2.polylines(canvas, [(path - np.array([[left], [top]], dtype=np.int32)).T], False, 1, thickness)
     return _runs(canvas, int(left), int(top), height)
 
 
