@@ -103,12 +103,13 @@ def _split(
     unknown = np.flatnonzero(_unknown(paths.pixels[:, :-1], steps, image_size, strokes))
     vertical = np.flatnonzero(steps[1])
     falls = steps[1, vertical] > 0
-    turns = vertical[1:][falls[1:] != falls[:-1]]
+    turned = falls[1:] != falls[:-1]
+    turns, before_turns = vertical[1:][turned], vertical[:-1][turned]
     walked, drawn = [], []
     # A step belongs to the lane of its first pixel; the one from a lane to the next belongs to nobody.
     begins, ends = paths.bounds[:-1], paths.bounds[1:] - 1
     unknown_range = zip(np.searchsorted(unknown, begins), np.searchsorted(unknown, ends), strict=True)
-    turn_range = zip(np.searchsorted(turns, begins, side="right"), np.searchsorted(turns, ends), strict=True)
+    turn_range = zip(np.searchsorted(before_turns, begins), np.searchsorted(turns, ends), strict=True)
     for lane, (own_unknown, own_turns) in enumerate(zip(unknown_range, turn_range, strict=True)):
         begin, end = int(begins[lane]), int(ends[lane])
         bends = turns[slice(*own_turns)].tolist()
