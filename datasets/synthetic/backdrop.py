@@ -30,7 +30,9 @@ def draw_sky(image: NDArray[np.uint8], scene: Scene, raster: Raster) -> None:
     gradient = (pale + (zenith - pale) * height**0.7).astype(np.float32)
     tile, (dy, dx) = cloud_tile(), rng.integers(0, 256, 2)
     columns = np.clip(raster.xs[::4] * 0.12 + dx, 0, 510).astype(np.float32)
-    lines = (dy + 60 * np.log1p(np.clip(scene.view.skyline - raster.ys[:rows:4], 0, 600) / 25)).astype(np.float32)
+    lines = (dy + 60 * np.log1p(np.clip(scene.view.skyline - raster.ys[:rows:4], 0, 600) / 25)).astype(
+        np.float32
+    )
     clouds = cv2.remap(tile, *np.meshgrid(columns, lines), cv2.INTER_LINEAR)
     clouds = cv2.resize(clouds, (raster.size[1], rows), interpolation=cv2.INTER_LINEAR)
     clouds *= np.float32(weather.cloud * (0.15 if weather.night else 1.0))
@@ -69,4 +71,9 @@ def draw_skyline(canvas: Canvas, scene: Scene, light: Light) -> None:
         width = height * rng.uniform(0.9, 1.7)
         sprite = tree(int(rng.integers(TREES)), 300 if rng.random() < 0.7 else 384)
         base = foot(float(x)) + 4
-        paste(canvas, sprite, (x - width / 2, base - height, x + width / 2, base), ambient * rng.uniform(0.75, 1.0))
+        paste(
+            canvas,
+            sprite,
+            (x - width / 2, base - height, x + width / 2, base),
+            ambient * rng.uniform(0.75, 1.0),
+        )

@@ -23,7 +23,7 @@ class Canvas:
         scale = np.array(raster.scale) * (1 << _SHIFT)
         self._scale = scale
         self._offset = np.array([0.5, 0.5 - raster.rows[0]]) * scale - (1 << _SHIFT) / 2
-        self._edge = cv2.LINE_AA if raster.fine == 1 else cv2.LINE_8
+        self._edge = cv2.LINE_AA if raster.fine <= 2 else cv2.LINE_8
 
     def _fixed(self, points: Floats) -> NDArray[np.int32]:
         placed = points * self._scale
@@ -50,7 +50,7 @@ class Canvas:
         h, w = self.image.shape[:2]
         seen = (high[:, 0] >= 0) & (low[:, 0] < w << _SHIFT) & (high[:, 1] >= 0) & (low[:, 1] < h << _SHIFT)
         colours = values.reshape(len(corners), -1)[seen].tolist()
-        for corner, colour in zip(corners[seen], colours):
+        for corner, colour in zip(corners[seen], colours, strict=True):
             cv2.fillConvexPoly(self.image, corner, colour, cv2.LINE_8, _SHIFT)
 
     def polygons(self, points: Floats, colour: Sequence[float]) -> None:

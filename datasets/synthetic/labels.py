@@ -41,10 +41,12 @@ def to_text(lanes: Sequence[NDArray[np.float64]]) -> str:
     return "".join(" ".join(f"{x:.3f} {y:.0f}" for x, y in lane) + " \n" for lane in lanes)
 
 
-def class_map(lanes: Sequence[NDArray[np.float64]], slots: Sequence[int], width: int = 16) -> NDArray[np.uint8]:
+def class_map(
+    lanes: Sequence[NDArray[np.float64]], slots: Sequence[int], width: int = 16
+) -> NDArray[np.uint8]:
     """[590, 1640] with 0 = background and 1..4 = lane slot, lanes drawn `width` px wide (for training)."""
     image = np.zeros((HEIGHT, WIDTH), np.uint8)
-    for lane, slot in zip(lanes, slots):
+    for lane, slot in zip(lanes, slots, strict=True):
         points = np.round(lane * 16).astype(np.int32)
         cv2.polylines(image, [points], False, int(slot), width, cv2.LINE_8, 4)
     return image

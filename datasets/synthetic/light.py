@@ -40,7 +40,9 @@ class Light:
         total = np.empty((*across.shape, 3), np.float32)
         total[:] = self.ambient
         if self.beam_colour is not None:
-            cone = np.exp(-((across / (1.3 + 0.16 * z)) ** 2)) + 0.18 * np.exp(-((across / (3 + 0.4 * z)) ** 2))
+            cone = np.exp(-((across / (1.3 + 0.16 * z)) ** 2)) + 0.18 * np.exp(
+                -((across / (3 + 0.4 * z)) ** 2)
+            )
             fall = 1 / (1 + (z / self.reach) ** 2) * (1 - 0.75 * np.exp(-((z / 6.0) ** 2)))
             total += (self.beam * cone * fall)[..., None] * self.beam_colour.astype(np.float32)
         for lamp in self.lamps:
@@ -64,7 +66,9 @@ def sample_light(scene: Scene) -> Light:
         edge = scene.road.left - 1.0 if side < 0 else scene.road.right + 1.0
         for z in np.arange(rng.uniform(6, 30), min(150.0, scene.view.far), spacing):
             lamps.append(Lamp(float(edge + scene.view.lateral(z)), float(z), rng.uniform(7, 9), warm))
-    return Light(ambient, float(rng.uniform(0.7, 1.25)), beam_colour, float(rng.uniform(14, 30)), tuple(lamps))
+    return Light(
+        ambient, float(rng.uniform(0.7, 1.25)), beam_colour, float(rng.uniform(14, 30)), tuple(lamps)
+    )
 
 
 def ground_light(scene: Scene, light: Light, raster: Raster) -> NDArray[np.float32]:

@@ -13,7 +13,11 @@ from .texture import cloud_tile, grain_tile
 
 
 def _add_spot(
-    image: NDArray[np.uint8], raster: Raster, centre: NDArray[np.float64], spread: tuple[float, float], colour: NDArray[np.float64]
+    image: NDArray[np.uint8],
+    raster: Raster,
+    centre: NDArray[np.float64],
+    spread: tuple[float, float],
+    colour: NDArray[np.float64],
 ) -> None:
     """Add a Gaussian of deviations `spread` frame pixels, kept equal in energy where a pixel is wider than it."""
     sx, sy = raster.scale
@@ -21,7 +25,12 @@ def _add_spot(
     colour = colour * (spread[0] * spread[1] / (wide[0] * wide[1]))
     (x, y), (h, w) = raster.place(centre), raster.size
     rx, ry = 3 * wide[0] * sx + 1, 3 * wide[1] * sy + 1
-    c0, c1, r0, r1 = max(0, int(x - rx)), min(w, int(x + rx) + 2), max(0, int(y - ry)), min(h, int(y + ry) + 2)
+    c0, c1, r0, r1 = (
+        max(0, int(x - rx)),
+        min(w, int(x + rx) + 2),
+        max(0, int(y - ry)),
+        min(h, int(y + ry) + 2),
+    )
     if c0 >= c1 or r0 >= r1:
         return
     across = np.exp(-(((raster.xs[c0:c1] - centre[0]) / wide[0]) ** 2) / 2)
@@ -49,12 +58,20 @@ def add_lamps(image: NDArray[np.uint8], scene: Scene, light: Light, raster: Rast
         for side in (-0.75, 0.75):
             at = view.project(car.u + side, car.z, 0.72 if car.oncoming else 0.82)
             size = float(np.clip((160 if car.oncoming else 60) / car.z, 0.8, 11))
-            colour = np.array([0.95, 0.97, 1.0]) if car.oncoming else np.array([0.12, 0.08, 0.85 if car.braking else 0.5])
+            colour = (
+                np.array([0.95, 0.97, 1.0])
+                if car.oncoming
+                else np.array([0.12, 0.08, 0.85 if car.braking else 0.5])
+            )
             lamp(at, size, colour, 1.3 if car.oncoming else 0.6)
     for _ in range(int(rng.integers(3, 26))):
         x = rng.normal(view.vanish, 260) if rng.random() < 0.7 else rng.uniform(0, WIDTH)
         at = np.array([x, view.skyline + view.roll * (x - view.vanish) - rng.gamma(1.5, 12)])
-        hue = np.array([(0.3, 0.65, 1.0), (0.9, 0.95, 1.0), (0.1, 0.1, 0.9), (1.0, 0.35, 0.2), (0.5, 0.9, 0.2)][int(rng.choice(5, p=[0.5, 0.22, 0.18, 0.06, 0.04]))])
+        hue = np.array(
+            [(0.3, 0.65, 1.0), (0.9, 0.95, 1.0), (0.1, 0.1, 0.9), (1.0, 0.35, 0.2), (0.5, 0.9, 0.2)][
+                int(rng.choice(5, p=[0.5, 0.22, 0.18, 0.06, 0.04]))
+            ]
+        )
         lamp(at, rng.uniform(0.6, 2.4), hue * rng.uniform(0.3, 1.0), 0.7)
 
 
@@ -72,9 +89,13 @@ def add_glare(image: NDArray[np.uint8], scene: Scene, raster: Raster) -> NDArray
     _add_spot(image, raster, at, (rng.uniform(25, 70),) * 2, warm)
     wide = rng.uniform(170, 380)
     _add_spot(image, raster, at, (wide, wide * 0.7), warm * 0.6)
-    _add_spot(image, raster, at + np.array([0.0, 160.0]), (rng.uniform(8, 30), 260.0), warm * rng.uniform(0.1, 0.45))
+    _add_spot(
+        image, raster, at + np.array([0.0, 160.0]), (rng.uniform(8, 30), 260.0), warm * rng.uniform(0.1, 0.45)
+    )
     track = np.array([x, view.horizon + rng.uniform(90, 170)])
-    _add_spot(image, raster, track, (rng.uniform(60, 190), rng.uniform(50, 110)), warm * rng.uniform(0.1, 0.55))
+    _add_spot(
+        image, raster, track, (rng.uniform(60, 190), rng.uniform(50, 110)), warm * rng.uniform(0.1, 0.55)
+    )
     return image
 
 
@@ -96,11 +117,19 @@ def add_bonnet(image: NDArray[np.uint8], scene: Scene, raster: Raster) -> None:
     columns = np.broadcast_to(np.arange(raster.size[1], dtype=np.float32), rows.shape)
     quarter = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     quarter = cv2.GaussianBlur(quarter, (0, 0), max(0.4, 3.0 * raster.scale[0]))
-    mirror = cv2.remap(quarter, columns * 0.5 - 0.25, rows * 0.5 - 0.25, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    paint = np.array([(34, 40, 32), (26, 24, 24), (52, 46, 44), (40, 30, 70), (120, 122, 122), (70, 60, 52)][int(rng.choice(6, p=[0.3, 0.3, 0.15, 0.1, 0.08, 0.07]))])
+    mirror = cv2.remap(
+        quarter, columns * 0.5 - 0.25, rows * 0.5 - 0.25, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    paint = np.array(
+        [(34, 40, 32), (26, 24, 24), (52, 46, 44), (40, 30, 70), (120, 122, 122), (70, 60, 52)][
+            int(rng.choice(6, p=[0.3, 0.3, 0.15, 0.1, 0.08, 0.07]))
+        ]
+    )
     ambient = float(scene.weather.brightness) * (0.14 if scene.weather.night else 1.0)
     gloss = rng.uniform(0.25, 0.5)
-    colour = mirror.astype(np.float32) * np.float32(gloss) + (paint * ambient * rng.uniform(0.6, 1.2)).astype(np.float32)
+    colour = mirror.astype(np.float32) * np.float32(gloss) + (paint * ambient * rng.uniform(0.6, 1.2)).astype(
+        np.float32
+    )
     ridge = np.exp(-(((depth - rng.uniform(8, 25)) / 5) ** 2)) * 18 * ambient
     colour += ridge[..., None].astype(np.float32)
     dash = 590 - rng.uniform(0, 70) + 60 * (np.abs(raster.xs - middle) / 820) ** 2 * rng.uniform(-1, 1)
@@ -121,7 +150,9 @@ def expose(image: NDArray[np.uint8], scene: Scene, raster: Raster) -> NDArray[np
         image = cv2.GaussianBlur(image, (0, 0), sigma)
     _reflect(image, scene, raster, rng)
     alpha = weather.contrast
-    image = cv2.convertScaleAbs(image, alpha=alpha, beta=max(0.0, 110 * (1 - alpha)) if not weather.night else 0)
+    image = cv2.convertScaleAbs(
+        image, alpha=alpha, beta=max(0.0, 110 * (1 - alpha)) if not weather.night else 0
+    )
     edge = rng.uniform(0.05, 0.3)
     across = ((raster.xs - 820) / 820) ** 2
     down = ((raster.ys - 295) / 295) ** 2
@@ -141,8 +172,18 @@ def _smear(image: NDArray[np.uint8], scene: Scene, raster: Raster, amount: float
     for step in range(1, 4):
         zoom = 1 + amount * step / 3
         matrix = np.array([[zoom, 0, centre[0] * (1 - zoom)], [0, zoom, centre[1] * (1 - zoom)]])
-        copies.append(cv2.warpAffine(image, matrix, image.shape[1::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
-    return cv2.addWeighted(cv2.addWeighted(image, 0.5, copies[0], 0.5, 0), 0.5, cv2.addWeighted(copies[1], 0.5, copies[2], 0.5, 0), 0.5, 0)
+        copies.append(
+            cv2.warpAffine(
+                image, matrix, image.shape[1::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            )
+        )
+    return cv2.addWeighted(
+        cv2.addWeighted(image, 0.5, copies[0], 0.5, 0),
+        0.5,
+        cv2.addWeighted(copies[1], 0.5, copies[2], 0.5, 0),
+        0.5,
+        0,
+    )
 
 
 def _reflect(image: NDArray[np.uint8], scene: Scene, raster: Raster, rng: np.random.Generator) -> None:
@@ -155,4 +196,6 @@ def _reflect(image: NDArray[np.uint8], scene: Scene, raster: Raster, rng: np.ran
     for _ in range(int(rng.integers(1, 5))):
         spread = (rng.uniform(15, 160), rng.uniform(6, 30))
         spot = at + rng.normal(0, 1, 2) * np.array([120, 30])
-        _add_spot(image, raster, spot, spread, np.array([1.0, 0.95, 0.9]) * level * (1 + 0.3 * float(tile[0, 0])))
+        _add_spot(
+            image, raster, spot, spread, np.array([1.0, 0.95, 0.9]) * level * (1 + 0.3 * float(tile[0, 0]))
+        )

@@ -18,19 +18,23 @@ from .scene import Scene
 VERSION = 1  # of the pictures: raise it when the same scene renders differently
 
 
-def render(scene: Scene, size: tuple[int, int] = (HEIGHT, WIDTH), rows: tuple[int, int] = (0, HEIGHT)) -> NDArray[np.uint8]:
+def render(
+    scene: Scene, size: tuple[int, int] = (HEIGHT, WIDTH), rows: tuple[int, int] = (0, HEIGHT)
+) -> NDArray[np.uint8]:
     """BGR image [size[0], size[1], 3] of rows `rows[0]`..`rows[1]` of the 1640x590 frame.
 
     Any size covers the full width; a small one looks like the full frame reduced by area, at a fraction of
     the time. Raises ValueError for an empty size or rows outside the frame.
     """
     if size[0] < 8 or size[1] < 8 or size[0] > 2 * HEIGHT or size[1] > 2 * WIDTH:
-        raise ValueError(f"size {size} is not between (8, 8) and ({2 * HEIGHT}, {2 * WIDTH}) pixels (rows, columns)")
+        raise ValueError(
+            f"size {size} is not between (8, 8) and ({2 * HEIGHT}, {2 * WIDTH}) pixels (rows, columns)"
+        )
     if not 0 <= rows[0] < rows[1] <= HEIGHT:
         raise ValueError(f"rows {rows} are not a range inside 0..{HEIGHT}; use for example (206, {HEIGHT})")
     raster = Raster((int(size[0]), int(size[1])), rows)
-    # Shapes are filled on a grid about as fine as the full frame, then averaged.
-    fine = int(np.clip(round(0.75 / raster.scale[0]), 1, 4))
+    # Shapes are filled on a grid about half as fine as the full frame, then averaged.
+    fine = int(np.clip(round(0.5 / raster.scale[0]), 1, 4))
     light = sample_light(scene)
     image = np.empty((*raster.size, 3), np.uint8)
     draw_sky(image, scene, raster)

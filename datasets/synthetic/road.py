@@ -25,7 +25,11 @@ def draw_ground(image: NDArray[np.uint8], scene: Scene, light: Light, raster: Ra
     window = Raster((raster.size[0] - top, raster.size[1]), (0, 1))
     object.__setattr__(window, "rows", (raster.rows[0] + top / raster.scale[1], bottom))
     object.__setattr__(window, "scale", raster.scale)
-    below = window.ys[:, None] - np.float32(view.horizon) - np.float32(view.roll) * (window.xs[None] - np.float32(view.vanish))
+    below = (
+        window.ys[:, None]
+        - np.float32(view.horizon)
+        - np.float32(view.roll) * (window.xs[None] - np.float32(view.vanish))
+    )
     shaded = _shade(scene, light, window, below, fine)
     known = below >= view.below(np.array([view.far]))[0] - 0.5 / raster.scale[1]
     cv2.copyTo(shaded, known.astype(np.uint8), image[top:])
@@ -58,14 +62,22 @@ def _shade(
     colour *= relief[..., None]
     paint = marks[..., 3].astype(np.float32)
     # Wear eats the paint where the noise is high; thick paint (strong marks) resists.
-    paint *= np.clip(1.25 - (wear.astype(np.float32) - 100) * np.float32(1 / 90) * (1 - paint * np.float32(0.6 / 255)), 0.15, 1)
+    paint *= np.clip(
+        1.25 - (wear.astype(np.float32) - 100) * np.float32(1 / 90) * (1 - paint * np.float32(0.6 / 255)),
+        0.15,
+        1,
+    )
     colour += (marks[..., :3] - colour) * (paint * np.float32(1 / 255))[..., None]
     colour *= gain
     return cv2.convertScaleAbs(colour)
 
 
 def _cast_shade(
-    scene: Scene, gain: NDArray[np.float32], across: NDArray[np.float32], z: NDArray[np.float32], footprint: Floats
+    scene: Scene,
+    gain: NDArray[np.float32],
+    across: NDArray[np.float32],
+    z: NDArray[np.float32],
+    footprint: Floats,
 ) -> None:
     """Darken `gain` by the shade of trees (smooth, dappled) and of a building or bridge (a straight band)."""
     rng = scene.stream("shade")
@@ -76,7 +88,13 @@ def _cast_shade(
     cool = np.array([0.92, 1.0, 1.05], np.float32) * np.float32(depth)
     if not wanted or rng.random() < 0.7:
         shift = rng.uniform(0, 80, 2).astype(np.float32)
-        sun = look_up("shade", across + shift[0], z * np.float32(0.7) + shift[1], footprint.astype(np.float32), (0.06, 0.12))
+        sun = look_up(
+            "shade",
+            across + shift[0],
+            z * np.float32(0.7) + shift[1],
+            footprint.astype(np.float32),
+            (0.06, 0.12),
+        )
         side, reach = rng.choice([-1.0, 1.0]), rng.uniform(-3, 6)
         dark = (255 - sun.astype(np.float32)) * np.float32(1 / 255)
         if rng.random() < 0.6:
@@ -90,7 +108,17 @@ def _cast_shade(
         gain *= 1 - band[..., None] * (cool * np.float32(1.05))
 
 
-_VERGES = {"grass": (48.0, 88.0, 82.0, 190.0), "soil": (72.0, 98.0, 116.0, 190.0), "paving": (118.0, 122.0, 126.0, 70.0)}
+_VERGES = {
+    "grass": (48.0, 88.0, 82.0, 190.0),
+    "soil": (72.0, 98.0, 116.0, 190.0),
+    "paving": (118.0, 122.0, 126.0, 70.0),
+}
+
+
+def _plain(size: tuple[int, int], colour: Floats) -> NDArray[np.uint8]:
+    """[H, W, 4] of one colour (written as one 32-bit number a pixel, several times faster)."""
+    word = np.clip(colour, 0, 255).astype(np.uint8).view(np.uint32)[0]
+    return np.full(size, word, np.uint32).view(np.uint8).reshape(*size, 4)
 
 
 def _materials(scene: Scene, window: Raster, fine: int) -> NDArray[np.uint8]:
@@ -98,13 +126,17 @@ def _materials(scene: Scene, window: Raster, fine: int) -> NDArray[np.uint8]:
     view, road = scene.view, scene.road
     rng = scene.stream("materials")
     grid = window.resized(fine) if fine > 1 else window
-    image = np.empty((*grid.size, 4), np.uint8)
-    canvas = Canvas(image, grid)
     tone = rng.uniform(66, 112)
-    asphalt = np.array([tone * rng.uniform(0.94, 1.06), tone * rng.uniform(0.97, 1.02), tone * rng.uniform(1.0, 1.1), 55.0])
+    asphalt = np.array(
+        [tone * rng.uniform(0.94, 1.06), tone * rng.uniform(0.97, 1.02), tone * rng.uniform(1.0, 1.1), 55.0]
+    )
     names = [list(_VERGES)[int(rng.integers(3))] for _ in range(2)]
-    left, right = (np.array(_VERGES[name]) * np.r_[rng.uniform(0.7, 1.15) * rng.uniform(0.94, 1.06, 3), 1.0] for name in names)
-    image[:] = np.clip(left, 0, 255).astype(np.uint8)
+    left, right = (
+        np.array(_VERGES[name]) * np.r_[rng.uniform(0.7, 1.15) * rng.uniform(0.94, 1.06, 3), 1.0]
+        for name in names
+    )
+    image = _plain(grid.size, left)
+    canvas = Canvas(image, grid)
     depths = np.geomspace(_NEAR, view.far, 48)
 
     def strip(a: float, b: float, colour: Floats, start: float = 0.0, stop: float = 1e9) -> None:
@@ -122,7 +154,11 @@ def _materials(scene: Scene, window: Raster, fine: int) -> NDArray[np.uint8]:
             strip(u - 0.07, u + 0.07, asphalt + (kerb - asphalt) * rng.uniform(0.2, 0.7))
     if rng.random() < 0.55:
         strip(road.right, road.right + 0.25, kerb)
-        strip(road.right + 0.25, road.right + rng.uniform(1.5, 5), np.array(_VERGES["paving"]) * rng.uniform(0.8, 1.0))
+        strip(
+            road.right + 0.25,
+            road.right + rng.uniform(1.5, 5),
+            np.array(_VERGES["paving"]) * rng.uniform(0.8, 1.0),
+        )
     if rng.random() < 0.5:
         strip(road.left - 0.25, road.left, kerb)
     strip(road.left, road.right, asphalt)
@@ -138,17 +174,28 @@ def _repairs(scene: Scene, strip, asphalt: Floats) -> None:  # type: ignore[no-u
     rng, road = scene.stream("repairs"), scene.road
     for _ in range(int(rng.integers(0, 4))):
         u, z = rng.uniform(road.left, road.right - 1), rng.uniform(4, 40)
-        strip(u, u + rng.uniform(0.6, 3.5), asphalt * np.r_[np.full(3, rng.uniform(0.82, 1.12)), 1.0], z, z * rng.uniform(1.2, 2.5))
+        strip(
+            u,
+            u + rng.uniform(0.6, 3.5),
+            asphalt * np.r_[np.full(3, rng.uniform(0.82, 1.12)), 1.0],
+            z,
+            z * rng.uniform(1.2, 2.5),
+        )
     for _ in range(int(rng.integers(0, 4))):
         u, wide = rng.uniform(road.left, road.right), rng.uniform(0.03, 0.09)
-        strip(u, u + wide, asphalt * np.r_[np.full(3, rng.uniform(0.72, 1.12)), 1.0], rng.uniform(0, 12), rng.uniform(20, 90))
+        strip(
+            u,
+            u + wide,
+            asphalt * np.r_[np.full(3, rng.uniform(0.72, 1.12)), 1.0],
+            rng.uniform(0, 12),
+            rng.uniform(20, 90),
+        )
 
 
 def _marks(scene: Scene, window: Raster, fine: int) -> NDArray[np.uint8]:
     """[H, W, 4]: colour of the paint, and how much of the ground it covers, wear by stretches included."""
     grid = window.resized(fine) if fine > 1 else window
-    image = np.zeros((*grid.size, 4), np.uint8)
-    image[..., :3] = np.uint8(205)
+    image = _plain(grid.size, np.array([205.0, 205.0, 205.0, 0.0]))
     canvas = Canvas(image, grid)
     rng = scene.stream("marks")
     for line in scene.road.lines:

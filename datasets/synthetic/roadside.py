@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -43,10 +44,13 @@ def _edge(scene: Scene, side: float) -> float:
 def _fence(canvas: Canvas, scene: Scene, light: Light, side: float) -> list[Item]:
     """A white fence, a guard rail, a concrete wall or a hedge parallel to the road; half of the sides have none."""
     rng, view = scene.stream(f"fence {side}"), scene.view
-    if rng.random() < 0.4 or scene.category == "cross" and rng.random() < 0.6:
+    if rng.random() < 0.4 or (scene.category == "cross" and rng.random() < 0.6):
         return []
     u = _edge(scene, side) + side * rng.uniform(0.1, 1.6)
-    start, stop = (rng.uniform(2.5, 14) if rng.random() < 0.5 else 2.2), min(rng.uniform(35, 110), 0.9 * view.far)
+    start, stop = (
+        (rng.uniform(2.5, 14) if rng.random() < 0.5 else 2.2),
+        min(rng.uniform(35, 110), 0.9 * view.far),
+    )
     if stop < start + 4:
         return []
     kind = rng.choice(["fence", "fence", "rail", "wall", "hedge"])
@@ -54,7 +58,11 @@ def _fence(canvas: Canvas, scene: Scene, light: Light, side: float) -> list[Item
     grey = np.array([150.0, 148.0, 144.0]) * rng.uniform(0.8, 1.1)
     green = np.array([42.0, 74.0, 60.0]) * rng.uniform(0.7, 1.2)
     bands, gap, post = {
-        "fence": ([(0.95, 1.02, white), (0.22, 0.29, white)], float(rng.uniform(0.28, 0.5)), (1.0, 0.045, white)),
+        "fence": (
+            [(0.95, 1.02, white), (0.22, 0.29, white)],
+            float(rng.uniform(0.28, 0.5)),
+            (1.0, 0.045, white),
+        ),
         "rail": ([(0.45, 0.75, grey), (0.57, 0.62, grey * 0.8)], 4.0, (0.75, 0.12, grey * 0.7)),
         "wall": ([(0.0, 0.85, grey * 1.05), (0.0, 0.25, grey * 0.85)], 0.0, (0.0, 0.0, grey)),
         "hedge": ([(0.0, 0.75, green * 0.75), (0.45, 0.8, green)], 0.0, (0.0, 0.0, grey)),
@@ -67,17 +75,21 @@ def _fence(canvas: Canvas, scene: Scene, light: Light, side: float) -> list[Item
 
         def paint() -> None:
             if gap:
-                _posts(canvas, scene, u, np.arange(start + np.ceil((a - start) / gap) * gap, b, gap), post, tone)
+                _posts(
+                    canvas, scene, u, np.arange(start + np.ceil((a - start) / gap) * gap, b, gap), post, tone
+                )
             for low, high, colour in bands:
                 points = np.concatenate([view.project(u, zs, low), view.project(u, zs, high)[::-1]])
                 canvas.fill(points, colour * tone)
 
         return a, paint
 
-    return [section(a, b) for a, b in zip(edges[:-1], edges[1:])]
+    return [section(a, b) for a, b in itertools.pairwise(edges)]
 
 
-def _posts(canvas: Canvas, scene: Scene, u: float, zs: Floats, post: tuple[float, float, Floats], tone: Floats) -> None:
+def _posts(
+    canvas: Canvas, scene: Scene, u: float, zs: Floats, post: tuple[float, float, Floats], tone: Floats
+) -> None:
     top, wide, colour = post
     zs = zs[zs < 45]
     if len(zs):
@@ -96,22 +108,41 @@ def _row(canvas: Canvas, scene: Scene, light: Light, side: float) -> list[Item]:
         spacing, tall = rng.uniform(5, 14), rng.uniform(4, 9)
         for z in np.arange(rng.uniform(6, 20), min(110.0, 0.9 * view.far), spacing):
             if rng.random() < 0.75:
-                items.append(_tree(canvas, scene, light, u + side * rng.uniform(0, 2), z + rng.normal(0, 1), tall * rng.uniform(0.7, 1.2), rng))
+                items.append(
+                    _tree(
+                        canvas,
+                        scene,
+                        light,
+                        u + side * rng.uniform(0, 2),
+                        z + rng.normal(0, 1),
+                        tall * rng.uniform(0.7, 1.2),
+                        rng,
+                    )
+                )
     lamps = [lamp for lamp in light.lamps if (lamp.u > 0) == (side > 0)]
     spots = [(lamp.u - float(view.lateral(np.float64(lamp.z))), lamp.z, lamp.up) for lamp in lamps]
     if not spots and rng.random() < 0.6:
         up, spacing = rng.uniform(6, 10), rng.uniform(20, 40)
-        spots = [(u - side * 0.8, float(z), up) for z in np.arange(rng.uniform(7, 30), min(120.0, 0.9 * view.far), spacing)]
+        spots = [
+            (u - side * 0.8, float(z), up)
+            for z in np.arange(rng.uniform(7, 30), min(120.0, 0.9 * view.far), spacing)
+        ]
     for spot in spots:
         items.append(_pole(canvas, scene, light, *spot, side))
     return items
 
 
-def _tree(canvas: Canvas, scene: Scene, light: Light, u: float, z: float, tall: float, rng: np.random.Generator) -> Item:
+def _tree(
+    canvas: Canvas, scene: Scene, light: Light, u: float, z: float, tall: float, rng: np.random.Generator
+) -> Item:
     view = scene.view
     sprite = tree(int(rng.integers(TREES)))
     foot, scale = view.project(u, z), view.focal / z
-    tone = light.at(u + float(view.lateral(np.float64(z))), z) * rng.uniform(0.75, 1.1) * (0.6 if scene.weather.night else 1)
+    tone = (
+        light.at(u + float(view.lateral(np.float64(z))), z)
+        * rng.uniform(0.75, 1.1)
+        * (0.6 if scene.weather.night else 1)
+    )
     wide = tall * rng.uniform(0.7, 0.95) * scale
     box = (foot[0] - wide / 2, foot[1] - tall * scale, foot[0] + wide / 2, foot[1])
     return z, lambda: paste(canvas, sprite, box, tone)

@@ -206,7 +206,9 @@ def _road(rng: np.random.Generator, category: str) -> Road:
     if category == "cross" and rng.random() < 0.5:
         lines = []
     edges = offset + (-left - extra_left + 0.5) * width, offset + (right + extra_right - 0.5) * width
-    return Road(tuple(lines), edges[0] - rng.uniform(0.3, 2.2), edges[1] + rng.uniform(0.3, 2.2), width, offset)
+    return Road(
+        tuple(lines), edges[0] - rng.uniform(0.3, 2.2), edges[1] + rng.uniform(0.3, 2.2), width, offset
+    )
 
 
 _BODY_COLOURS: tuple[Colour, ...] = (
@@ -226,7 +228,9 @@ def _cars(rng: np.random.Generator, category: str, view: View, road: Road) -> tu
     """Traffic in our lane and the two beside it, oncoming cars at the left, parked cars at the right."""
     crowd = category == "crowd"
     cars: list[Car] = []
-    steps = [s for s in (-2, -1, 0, 1, 2) if road.left + 0.4 < road.offset + s * road.lane_width < road.right - 0.4]
+    steps = [
+        s for s in (-2, -1, 0, 1, 2) if road.left + 0.4 < road.offset + s * road.lane_width < road.right - 0.4
+    ]
     oncoming_from = -1 if rng.random() < 0.35 and not crowd else -9
     for step in steps:
         z = rng.uniform(9, 20) if step == 0 else rng.uniform(3.5, 14)
@@ -247,7 +251,9 @@ def _cars(rng: np.random.Generator, category: str, view: View, road: Road) -> tu
             z += rng.uniform(5.5, 9)
     if category == "cross":
         for _ in range(int(rng.integers(0, 5))):
-            cars.append(_car(rng, rng.uniform(-16, 16), rng.uniform(16, 45), oncoming=bool(rng.random() < 0.5)))
+            cars.append(
+                _car(rng, rng.uniform(-16, 16), rng.uniform(16, 45), oncoming=bool(rng.random() < 0.5))
+            )
     return tuple(sorted(cars, key=lambda car: -car.z))
 
 

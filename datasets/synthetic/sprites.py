@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ def pyramid(image: NDArray[np.uint8]) -> Pyramid:
     return levels
 
 
-@lru_cache(maxsize=None)
+@cache
 def tree(number: int, cut: int = 384) -> Pyramid:
     """The upper `cut` rows of [384, 320, 4] premultiplied BGRA: a trunk that forks, and clumps of leaves lit from above."""
     rng = stream("tree", number)
@@ -35,10 +35,21 @@ def tree(number: int, cut: int = 384) -> Pyramid:
     tips = []
     for _ in range(9):
         angle, reach = rng.uniform(-1.25, 1.25), rng.uniform(0.12, 0.36) * h
-        fork = np.array([base[0] + rng.normal(0, 4), base[1] - rng.uniform(0.25, 0.45) * h * (0.3 if bush else 1)])
+        fork = np.array(
+            [base[0] + rng.normal(0, 4), base[1] - rng.uniform(0.25, 0.45) * h * (0.3 if bush else 1)]
+        )
         tip = fork + reach * np.array([np.sin(angle), -abs(np.cos(angle)) * 0.8 - 0.2])
-        cv2.line(image, (int(base[0]), int(base[1])), (int(fork[0]), int(fork[1])), (30, 40, 48, 255), 9, cv2.LINE_AA)
-        cv2.line(image, (int(fork[0]), int(fork[1])), (int(tip[0]), int(tip[1])), (28, 38, 46, 255), 4, cv2.LINE_AA)
+        cv2.line(
+            image,
+            (int(base[0]), int(base[1])),
+            (int(fork[0]), int(fork[1])),
+            (30, 40, 48, 255),
+            9,
+            cv2.LINE_AA,
+        )
+        cv2.line(
+            image, (int(fork[0]), int(fork[1])), (int(tip[0]), int(tip[1])), (28, 38, 46, 255), 4, cv2.LINE_AA
+        )
         tips.append(tip)
     hue = np.array([rng.uniform(28, 48), rng.uniform(62, 92), rng.uniform(44, 78)])
     centres = np.repeat(np.array(tips), 260, axis=0)
@@ -50,7 +61,7 @@ def tree(number: int, cut: int = 384) -> Pyramid:
     places = np.clip(leaves, 6, h - 8).astype(int).tolist()
     axes = np.c_[rng.integers(2, 6, len(leaves)), rng.integers(1, 4, len(leaves))].tolist()
     turns = rng.uniform(0, 180, len(leaves)).tolist()
-    for place, axis, turn, colour in zip(places, axes, turns, colours):
+    for place, axis, turn, colour in zip(places, axes, turns, colours, strict=True):
         cv2.ellipse(image, place, axis, turn, 0, 360, colour, -1, cv2.LINE_AA)
     return pyramid(image[:cut])
 
@@ -59,7 +70,12 @@ def tree(number: int, cut: int = 384) -> Pyramid:
 def facade(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """A house front [256, 192, 3], and the same with some windows lit on a black wall (for the night)."""
     rng = stream("facade", number)
-    wall = np.array([(150, 165, 172), (128, 150, 178), (90, 100, 150), (172, 172, 168), (140, 140, 138), (165, 150, 128)][number], float)
+    wall = np.array(
+        [(150, 165, 172), (128, 150, 178), (90, 100, 150), (172, 172, 168), (140, 140, 138), (165, 150, 128)][
+            number
+        ],
+        float,
+    )
     image = np.empty((256, 192, 3), np.float32)
     image[:] = wall
     image *= 1 + 0.06 * stream("facade wall", number).standard_normal((256, 192, 1)).astype(np.float32)
@@ -77,7 +93,9 @@ def facade(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return np.clip(image, 0, 255).astype(np.uint8), np.clip(lit, 0, 255).astype(np.uint8)
 
 
-def paste(canvas: Canvas, sprite: Pyramid, box: tuple[float, float, float, float], light: NDArray[np.float64]) -> None:
+def paste(
+    canvas: Canvas, sprite: Pyramid, box: tuple[float, float, float, float], light: NDArray[np.float64]
+) -> None:
     """Scale a sprite pyramid (BGR, or premultiplied BGRA) into `box` (left, top, right, bottom in frame pixels)."""
     corners = canvas.raster.place(np.array([[box[0], box[1]], [box[2], box[3]]]))
     (left, top), (right, bottom) = np.round(corners).astype(int)
@@ -92,5 +110,7 @@ def paste(canvas: Canvas, sprite: Pyramid, box: tuple[float, float, float, float
     colour = cv2.multiply(piece[..., :3], (*np.asarray(light, float).tolist(), 0.0))
     if image.shape[2] == 4:
         rest = cv2.cvtColor(255 - piece[..., 3], cv2.COLOR_GRAY2BGR)
-        colour = cv2.add(colour, cv2.multiply(np.ascontiguousarray(canvas.image[rows, columns]), rest, scale=1 / 255))
+        colour = cv2.add(
+            colour, cv2.multiply(np.ascontiguousarray(canvas.image[rows, columns]), rest, scale=1 / 255)
+        )
     canvas.image[rows, columns] = colour

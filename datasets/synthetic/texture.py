@@ -17,7 +17,11 @@ TEXEL = (0.03, 0.06)  # metres a texel of ground noise: across, along
 def _octave(rng: np.random.Generator, size: int, cells_y: int, cells_x: int) -> NDArray[np.float32]:
     coarse = rng.standard_normal((cells_y, cells_x)).astype(np.float32)
     ring = np.pad(coarse, 2, mode="wrap")
-    big = cv2.resize(ring, (size * (cells_x + 4) // cells_x, size * (cells_y + 4) // cells_y), interpolation=cv2.INTER_CUBIC)
+    big = cv2.resize(
+        ring,
+        (size * (cells_x + 4) // cells_x, size * (cells_y + 4) // cells_y),
+        interpolation=cv2.INTER_CUBIC,
+    )
     top, left = 2 * size // cells_y, 2 * size // cells_x
     return big[top : top + size, left : left + size]
 
@@ -36,7 +40,9 @@ def _bytes(noise: NDArray[np.float32], spread: float = 36.0) -> NDArray[np.uint8
 @lru_cache(maxsize=1)
 def ground_tile() -> NDArray[np.uint8]:
     """[TILE, TILE, 3]: asphalt, wear of paint, vegetation or soil; 128 is the mean, 36 the deviation."""
-    asphalt = _noise("asphalt", ((1024, 1024, 0.9), (512, 512, 0.5), (128, 256, 0.45), (32, 128, 0.45), (8, 16, 0.5)))
+    asphalt = _noise(
+        "asphalt", ((1024, 1024, 0.9), (512, 512, 0.5), (128, 256, 0.45), (32, 128, 0.45), (8, 16, 0.5))
+    )
     wear = _noise("wear", ((256, 512, 0.7), (128, 256, 0.7), (64, 64, 0.8), (16, 32, 0.8), (8, 8, 0.5)))
     verge = _noise("verge", ((512, 512, 0.8), (128, 256, 0.8), (64, 128, 0.6), (16, 16, 0.8)))
     return np.dstack([_bytes(asphalt), _bytes(wear), _bytes(verge)])
@@ -88,7 +94,9 @@ def look_up(
 
     `footprint` [H, 2]: metres across and along that a pixel of each row covers.
     """
-    levels = np.clip(np.round(np.log2(np.maximum(footprint / np.array(texel, np.float32), 1e-3))), 0, (6, 9)).astype(int)
+    levels = np.clip(
+        np.round(np.log2(np.maximum(footprint / np.array(texel, np.float32), 1e-3))), 0, (6, 9)
+    ).astype(int)
     out: list[NDArray[np.uint8]] = []
     starts = np.flatnonzero(np.r_[True, np.any(np.diff(levels, axis=0) != 0, axis=1)])
     mx = across * np.float32(1 / (texel[0] * TILE))
@@ -96,7 +104,11 @@ def look_up(
     for m in (mx, my):
         m -= np.floor(m)
         m *= TILE
-    for start, stop in zip(starts, [*starts[1:], len(levels)]):
+    for start, stop in zip(starts, [*starts[1:], len(levels)], strict=True):
         image = _averaged(tile, int(levels[start, 0]), int(levels[start, 1]))
-        out.append(cv2.remap(image, mx[start:stop], my[start:stop], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+        out.append(
+            cv2.remap(
+                image, mx[start:stop], my[start:stop], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            )
+        )
     return np.concatenate(out)

@@ -56,7 +56,9 @@ def draw_car(canvas: Canvas, view: View, car: Car, light: Floats, lit: bool) -> 
     narrow = 1.0 if shape.box else 0.80
     near = cabin[np.argsort(cabin[:, 0])][:2]
     low, high = near[np.argsort(near[:, 1])]
-    deck = np.array([[-0.97, body[0, 0], body[0, 1]], [0.97, body[0, 0], body[0, 1]], [0.95, *low], [-0.95, *low]])
+    deck = np.array(
+        [[-0.97, body[0, 0], body[0, 1]], [0.97, body[0, 0], body[0, 1]], [0.95, *low], [-0.95, *low]]
+    )
     canvas.fill(point(deck[:, 0], deck[:, 1], deck[:, 2]), paint * 1.06)
     pane = np.array([[-0.94, *low], [0.94, *low], [narrow, *high], [-narrow, *high]])
     canvas.fill(point(pane[:, 0], pane[:, 1], pane[:, 2]), paint * 0.9)
@@ -93,7 +95,11 @@ def _draw_side(canvas, point, side, body, cabin, shape, length, paint, light) ->
         canvas.fill(point(side * 1.002, glass[:, 0], glass[:, 1]), _GLASS * light)
     turn = np.linspace(0, 2 * np.pi, 19)[:-1]
     for z in (0.19 * length, 0.81 * length):
-        for radius, colour in ((shape.wheel * 1.12, _RUBBER * 0.7), (shape.wheel, _RUBBER), (shape.wheel * 0.6, np.full(3, 118.0))):
+        for radius, colour in (
+            (shape.wheel * 1.12, _RUBBER * 0.7),
+            (shape.wheel, _RUBBER),
+            (shape.wheel * 0.6, np.full(3, 118.0)),
+        ):
             deep, up = z + radius * np.cos(turn), shape.wheel + radius * np.sin(turn)
             canvas.fill(point(side * 1.004, deep, np.maximum(up, 0.0)), colour * light)
 
@@ -102,12 +108,25 @@ def _draw_end(canvas, point, car, shape, belt, paint, light, lit) -> None:  # ty
     """The face toward us: rear lamps and plate, or head-lamps and grille."""
 
     def panel(left: float, right: float, low: float, high: float, colour: Floats) -> None:
-        canvas.fill(point(np.array([left, right, right, left]), 0.0, np.array([low, low, high, high])), colour)
+        canvas.fill(
+            point(np.array([left, right, right, left]), 0.0, np.array([low, low, high, high])), colour
+        )
 
     for side in (-1, 1):
         a, b = sorted((side * 0.62, side * 0.92))
         panel(a, b, 0.0, 0.34, _RUBBER * light)
-    chamfer = np.array([[-0.98, 0.30], [-0.9, 0.24], [0.9, 0.24], [0.98, 0.30], [1.0, belt * 0.72], [0.96, belt], [-0.96, belt], [-1.0, belt * 0.72]])
+    chamfer = np.array(
+        [
+            [-0.98, 0.30],
+            [-0.9, 0.24],
+            [0.9, 0.24],
+            [0.98, 0.30],
+            [1.0, belt * 0.72],
+            [0.96, belt],
+            [-0.96, belt],
+            [-1.0, belt * 0.72],
+        ]
+    )
     canvas.fill(point(chamfer[:, 0], 0.0, chamfer[:, 1]), paint)
     panel(-0.97, 0.97, 0.26, 0.46, paint * 0.72)
     panel(-0.85, 0.85, 0.24, 0.33, _RUBBER * 1.4 * light)
