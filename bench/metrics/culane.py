@@ -1,4 +1,8 @@
-"""CULane's F1, equal to the C++ evaluator published with SCNN: same pixels, same assignment, same counts."""
+"""CULane's F1, equal to the C++ evaluator published with SCNN: same pixels, same assignment, same counts.
+
+Equal similarities need the drawing of OpenCV 4.6 to 4.10. Of later versions (4.14, 5.0), lanes that are not a number or
+lie thousands of pixels outside of the image get slightly other strokes; all other lanes get the same.
+"""
 
 from __future__ import annotations
 
