@@ -13,9 +13,9 @@ from selective_focus import quantize
 from selective_focus.job import QuantizationJob, Unit
 from selective_focus.methods import Method, register
 from selective_focus.quantization.config import ConfigurationError, QuantizationConfig, parse_bits
-from selective_focus.quantization.layers import QuantizedLayer
+from selective_focus.quantization.layers import QuantizedLayer, activation_quantizers
 from selective_focus.quantization.lockstep import Lockstep
-from selective_focus.quantization.reconstruct import ReconstructionError
+from selective_focus.quantization.reconstruct import ReconstructionError, batches
 from selective_focus.quantization.trace import trace
 from selective_focus.quantization.wrap import fold_batch_norms, twin_models
 
@@ -198,3 +198,25 @@ def test_a_loss_that_is_not_finite_names_the_unit(images):
 def test_registering_a_name_twice_is_an_error():
     with pytest.raises(ConfigurationError, match="registered twice"):
         register(Method("qdrop", "another", lambda job: None))
+
+
+def test_batches_with_and_without_replacement():
+    without = list(batches(10, 8, 20, seed=1))
+    assert all(len(set(index.tolist())) == 8 for index in without)
+    replaced = list(batches(10, 8, 20, seed=1, sampling="with-replacement"))
+    assert all(len(index) == 8 and int(index.max()) < 10 for index in replaced)
+    assert any(len(set(index.tolist())) < 8 for index in replaced)
+    assert all(len(index) == 10 for index in batches(10, 32, 3, seed=1)), "no larger than what there is"
+
+
+@pytest.mark.parametrize("scale_steps", ["relative", "absolute"])
+def test_first_step_of_a_step_size_is_the_learning_rate_s(scale_steps, images):
+    """Adam's first step is the learning rate, whatever the gradient: of log s, or of s itself."""
+    before, _ = quantize(ToyDetector(), images, "omse", weight_power=2.4, activation_power=2.4)
+    after, _ = quantize(ToyDetector(), images, "qdrop", iterations=1, scale_lr=1e-3, scale_steps=scale_steps)
+    for name, quantizer in activation_quantizers(after.model).items():
+        if not quantizer.calibrated:
+            continue
+        size = float(activation_quantizers(before.model)[name].scale)
+        expected = 1e-3 * (size if scale_steps == "relative" else 1.0)
+        assert abs(float(quantizer.scale) - size) == pytest.approx(expected, rel=0.05)

@@ -11,6 +11,8 @@ ActivationRange = Literal["min-max", "mse", "percentile", "aciq"]
 Rounding = Literal["straight-through", "soft"]
 UnitKind = Literal["layer", "block", "network"]
 KeptState = Literal["last", "best-loss"]
+BatchSampling = Literal["without-replacement", "with-replacement"]
+ScaleSteps = Literal["relative", "absolute"]
 
 FLOAT_BITS = 32
 
@@ -93,12 +95,17 @@ class ReconstructionConfig:
     iterations: int = 20_000
     """Optimizer steps for each unit."""
     batch_size: int = 32
+    batch_sampling: BatchSampling = "without-replacement"
+    """Whether an image may be in one batch twice: not in AdaRound's and BRECQ's loops, but in QDrop's."""
     rounding: Rounding = "soft"
     weight_lr: float = 1e-3
     weight_lr_end: float = 1.0
     """The learning rate of the roundings falls along a cosine to this share of itself."""
     scale_lr: float = 4e-5
-    """Learning rate of the logarithm of the activation step sizes; falls along a cosine to 0."""
+    """Learning rate of the activation step sizes; falls along a cosine to 0."""
+    scale_steps: ScaleSteps = "relative"
+    """"relative": ``scale_lr`` is that of a step size's logarithm, so one value suits every layer. "absolute": that of
+    the step size itself, as in the authors' loops of BRECQ and QDrop."""
     keep_probability: float = 1.0
     """QDrop: the probability that an element keeps its *quantized* value (1: no dropping)."""
     regulariser_weight: float = 0.01

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from selective_focus.quantization.affine import MaskPool, mix_inputs
-from selective_focus.quantization.config import ReconstructionConfig
+from selective_focus.quantization.config import BatchSampling, ReconstructionConfig
 from selective_focus.quantization.layers import (
     ActivationQuantizer,
     QuantizedLayer,
@@ -110,11 +110,19 @@ class dropping:
             quantizer.masks = masks
 
 
-def batches(count: int, size: int, iterations: int, seed: int) -> Iterator[Tensor]:
-    """Indices of ``iterations`` random batches out of ``count`` images, without replacement inside a batch."""
+def batches(
+    count: int, size: int, iterations: int, seed: int, sampling: BatchSampling = "without-replacement"
+) -> Iterator[Tensor]:
+    """Indices of ``iterations`` random batches out of ``count`` images.
+
+    Without replacement inside a batch (AdaRound, BRECQ; a batch is no larger than ``count``), or with (QDrop).
+    """
     generator = torch.Generator().manual_seed(seed)
     for _ in range(iterations):
-        yield torch.randperm(count, generator=generator)[: min(size, count)]
+        if sampling == "with-replacement":
+            yield torch.randint(count, (size,), generator=generator)
+        else:
+            yield torch.randperm(count, generator=generator)[: min(size, count)]
 
 
 StepLoss = Callable[[Tensor, int], Tensor]
@@ -163,12 +171,13 @@ def optimise(
         ReconstructionError: the loss is not finite.
     """
     started = time.perf_counter()
-    optimiser = torch.optim.Adam([{"params": learnable.roundings}, {"params": learnable.log_scales}])
+    optimiser = torch.optim.Adam(_parameter_groups(learnable, config))
     best = BestState(learnable, hard_loss)
     nearest = best.look()
     look_every = max(1, config.iterations // config.looks)
     loss = nearest
-    for step, index in enumerate(batches(images, config.batch_size, config.iterations, seed), start=1):
+    drawn = batches(images, config.batch_size, config.iterations, seed, config.batch_sampling)
+    for step, index in enumerate(drawn, start=1):
         _set_rates(optimiser, config, step - 1)
         learnable.prepare_step(config.rounding)
         reconstruction = step_loss(index, step)
@@ -200,11 +209,22 @@ def optimise(
     }
 
 
+def _parameter_groups(learnable: Learnable, config: ReconstructionConfig) -> list[dict[str, Any]]:
+    """Roundings first; then all step sizes, each alone where its rate depends on its size."""
+    together = config.scale_steps == "relative"
+    scales = [learnable.log_scales] if together else [[log_scale] for log_scale in learnable.log_scales]
+    return [{"params": parameters} for parameters in [learnable.roundings, *scales]]
+
+
 def _set_rates(optimiser: torch.optim.Optimizer, config: ReconstructionConfig, done: int) -> None:
     """Learning rates for the step after ``done`` finished ones."""
+    roundings, *scales = optimiser.param_groups
     end = config.weight_lr * config.weight_lr_end
-    optimiser.param_groups[0]["lr"] = cosine_lr(done, config.iterations, config.weight_lr, end)
-    optimiser.param_groups[1]["lr"] = cosine_lr(done, config.iterations, config.scale_lr)
+    roundings["lr"] = cosine_lr(done, config.iterations, config.weight_lr, end)
+    rate = cosine_lr(done, config.iterations, config.scale_lr)
+    for group in scales:
+        # Adam's steps do not depend on the size of gradients: moving log s by lr / s moves s by lr
+        group["lr"] = rate if config.scale_steps == "relative" else rate / math.exp(group["params"][0].item())
 
 
 def _regulariser(learnable: Learnable, config: ReconstructionConfig, step: int) -> Tensor | float:
