@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -218,5 +219,5 @@ def test_first_step_of_a_step_size_is_the_learning_rate_s(scale_steps, images):
         if not quantizer.calibrated:
             continue
         size = float(activation_quantizers(before.model)[name].scale)
-        expected = 1e-3 * (size if scale_steps == "relative" else 1.0)
-        assert abs(float(quantizer.scale) - size) == pytest.approx(expected, rel=0.05)
+        step = 1e-3 if scale_steps == "relative" else 1e-3 / size
+        assert abs(math.log(float(quantizer.scale) / size)) == pytest.approx(step, rel=0.01)
