@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -13,7 +15,7 @@ from rich.console import Console
 from bench import doctor as health
 from bench import plots, prediction, table
 from bench.data import load_data
-from bench.detectors import build, describe_detectors, profile_for_folder
+from bench.detectors import build, check, describe_detectors, profile_for_folder
 from bench.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAILED_CELLS,
@@ -170,7 +172,9 @@ def check_setup(device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu
     console = _console()
     findings = health.examine(device)
     for finding in findings:
-        console.print(("ok  " if finding.good else "BAD ") + finding.text, markup=False, highlight=False)
+        console.print(
+            ("ok  " if finding.good else "BAD ") + finding.text, markup=False, highlight=False, soft_wrap=True
+        )
     if not all(finding.good for finding in findings):
         raise typer.Exit(EXIT_FAILED_CELLS)
 
@@ -194,6 +198,8 @@ def _run(profile: Profile, results: Path, plot_too: bool) -> None:
     check_device(profile.device)
     for method in profile.methods:
         find(method)
+    for name in profile.detectors:
+        check(name, profile.variant, profile.weights)
     folder = RunFolder(results / profile.name)
     console = _console()
     parts = Parts(

@@ -26,13 +26,7 @@ def build(
         checkpoint in it that is named after the detector and fits (the variant "synthetic" stays embedded).
     Raises BenchError or CheckpointError; random weights are never used, they would give a score of nothing.
     """
-    name, _, own_variant = detector.partition(":")
-    variant = own_variant or variant
-    if name not in lane_models.names():
-        raise BenchError(f"there is no detector {name!r}; choose one of {', '.join(lane_models.names())}")
-    if variant is not None and variant not in lane_models.variants(name):
-        known = ", ".join(lane_models.variants(name))
-        raise BenchError(f"{name} has no variant {variant!r}; choose one of {known}")
+    name, variant = check(detector, variant, weights)
     if weights is None or (weights.is_dir() and variant == EMBEDDED):
         return _embedded(name, variant)
     if weights.is_dir():
@@ -47,10 +41,24 @@ def build(
     return _from_file(name, variant, weights), weights.name
 
 
+def check(detector: str, variant: str | None, weights: Path | None) -> tuple[str, str | None]:
+    """Name and variant, when there is such a detector and something to take its weights from; BenchError otherwise."""
+    name, _, own_variant = detector.partition(":")
+    variant = own_variant or variant
+    if name not in lane_models.names():
+        raise BenchError(f"there is no detector {name!r}; choose one of {', '.join(lane_models.names())}")
+    if variant is not None and variant not in lane_models.variants(name):
+        known = ", ".join(lane_models.variants(name))
+        raise BenchError(f"{name} has no variant {variant!r}; choose one of {known}")
+    if weights is not None and not weights.exists():
+        raise BenchError(f"{weights}: no such checkpoint; give a file, or a folder of checkpoints")
+    return name, variant
+
+
 def fitting(folder: Path, name: str, variant: str | None = None, dataset: str = "") -> list[tuple[Path, str]]:
     """The checkpoints below ``folder`` named after a detector, each with the variant that it fits, in file order.
 
-    Files whose path names another data set than ``dataset`` are left out.
+    Checkpoints whose path or variant names another data set than ``dataset`` are left out.
     """
     others = [other for other in OTHER_DATASETS if dataset and other != dataset]
     found = []
@@ -61,9 +69,11 @@ def fitting(folder: Path, name: str, variant: str | None = None, dataset: str = 
         if path.suffix not in SUFFIXES or not path.is_file() or not named or foreign:
             continue
         try:
-            found.append((path, _from_file(name, variant, path).variant))
+            fits = _from_file(name, variant, path).variant
         except (CheckpointError, BenchError):
             continue
+        if fits not in others:
+            found.append((path, fits))
     return found
 
 

@@ -80,7 +80,7 @@ def load_profile(profile: str, **overrides: Any) -> Profile:
     try:
         return Profile.model_validate({**values, **given})
     except ValidationError as error:
-        raise BenchError(f"{path}: {_first_complaint(error)}") from error
+        raise BenchError(_first_complaint(error, path, set(given))) from error
 
 
 def profile_names() -> list[str]:
@@ -99,10 +99,10 @@ def _profile_path(profile: str) -> Path:
     )
 
 
-def _first_complaint(error: ValidationError) -> str:
+def _first_complaint(error: ValidationError, path: Path, given: set[str]) -> str:
     complaint = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in complaint["loc"])
-    rest = error.error_count() - 1
-    return f"{where}: {complaint['msg']} (given: {complaint['input']!r})" + (
-        f", and {rest} more" if rest else ""
-    )
+    source = "command line" if complaint["loc"] and complaint["loc"][0] in given else path
+    what = complaint["msg"].removeprefix("Value error, ")
+    rest = f" (and {error.error_count() - 1} more mistakes)" if error.error_count() > 1 else ""
+    return f"{source}: {where}: {what}, not {complaint['input']!r}{rest}"
