@@ -96,7 +96,7 @@ def cover(
     """
     distance = _distances(lanes, candidates, width)
     chosen: list[int] = []
-    while len(chosen) < count:
+    while len(chosen) < count and within > 0.5:
         fits = distance < within
         open_lanes = ~fits[chosen].any(axis=0)
         while len(chosen) < count:
@@ -108,7 +108,10 @@ def cover(
             chosen.append(best)
             open_lanes &= ~fits[best]
         within *= 0.75
-    return np.array(chosen)
+    # Too few lanes to tell candidates apart: the nearest ones.
+    taken = set(chosen)
+    others = [int(i) for i in distance.min(axis=1).argsort(kind="stable") if i not in taken]
+    return np.array((chosen + others)[:count])
 
 
 def _distances(lanes: npt.NDArray[np.float32], candidates: Anchors, width: int) -> npt.NDArray[np.float32]:
