@@ -69,7 +69,6 @@ def test_labels(index: int) -> None:
         assert lane[:, 1].min() > scene.view.skyline - 15
         assert lane[:, 0].min() >= -20
         assert lane[:, 0].max() <= 1660
-        # The label is the line: back to road coordinates it keeps its distance from the reference curve.
     for left, right in itertools.pairwise(lanes):
         both = np.intersect1d(left[:, 1], right[:, 1])
         if len(both):

@@ -47,7 +47,7 @@ def draw_skyline(canvas: Canvas, scene: Scene, light: Light) -> None:
     ambient = light.ambient * (0.45 if night else 1.0)
     haze = rng.uniform(0.15, 0.4)
 
-    def foot(x: float) -> float:
+    def foot(x):  # type: ignore[no-untyped-def]
         return view.skyline + view.roll * (x - view.vanish)
 
     for _ in range(int(rng.integers(0, 9))):
@@ -65,7 +65,13 @@ def draw_skyline(canvas: Canvas, scene: Scene, light: Light) -> None:
             pale = cv2.addWeighted(crop, 1 - haze, np.full_like(crop, 200), haze, 0)
             paste(canvas, pyramid(pale), box, ambient)
     tall = rng.uniform(14, 60)
-    for x in np.sort(rng.uniform(-60, 1700, int(rng.integers(20, 46)))):
+    xs = np.linspace(-40, 1680, 300)
+    swell = np.convolve(rng.random(xs.size + 24), np.ones(25) / 25, "valid") ** 2 * 2.6
+    tops = foot(xs) - tall * 0.35 * np.clip(swell + rng.normal(0, 0.09, xs.size), 0.1, 2)
+    hedge = np.array([62.0, 80.0, 74.0]) * rng.uniform(0.6, 1.0) * ambient
+    edge = np.concatenate([np.stack([xs, tops], 1), [[1680.0, foot(1680.0) + 5], [-40.0, foot(-40.0) + 5]]])
+    canvas.fill(edge, hedge)
+    for x in np.sort(rng.uniform(-60, 1700, int(rng.integers(24, 56)))):
         distance = abs(x - view.vanish) / 820
         height = tall * rng.uniform(0.5, 1.3) * (0.35 + distance)
         width = height * rng.uniform(0.9, 1.7)

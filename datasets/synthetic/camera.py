@@ -34,17 +34,19 @@ class View:
 
     def lateral(self, z: Floats) -> Floats:
         """Sideways shift of the reference curve in metres at depth `z`."""
-        return self.bend / 2 * z**2 + self.twist / 6 * z**3
+        return (self.bend / 2 + self.twist / 6 * z) * z * z
 
     def rise(self, z: Floats) -> Floats:
         """Height of the road surface in metres at depth `z`, 0 under the car."""
-        return self.climb / 2 * np.maximum(z - self.climb_start, 0.0) ** 2
+        over = np.maximum(z - self.climb_start, 0.0)
+        return self.climb / 2 * over * over
 
     def project(self, u: Floats | float, z: Floats | float, up: Floats | float = 0.0) -> Floats:
         """Road coordinates (broadcast together) to frame pixels, [..., 2] as (x, y)."""
         scale = self.focal / z
         right = (u + self.lateral(z)) * scale  # type: ignore[arg-type]
-        down = (self.height - self.rise(z) - up) * scale + self.roll * right  # type: ignore[arg-type]
+        above = up + self.rise(z) if self.climb else up  # type: ignore[arg-type]
+        down = (self.height - above) * scale + self.roll * right
         points = np.empty((*np.shape(down), 2))
         points[..., 0] = right + self.vanish
         points[..., 1] = down + self.horizon

@@ -57,7 +57,7 @@ def sample_light(scene: Scene) -> Light:
     weather = scene.weather
     if not weather.night:
         return Light(np.array(weather.tint) * weather.brightness)
-    ambient = rng.uniform(0.10, 0.24) * np.array([rng.uniform(0.75, 1.1), 0.9, rng.uniform(0.85, 1.15)])
+    ambient = rng.uniform(0.11, 0.26) * np.array([rng.uniform(0.75, 1.1), 0.9, rng.uniform(0.85, 1.15)])
     beam_colour = np.array([rng.uniform(0.8, 1.05), 1.0, rng.uniform(0.92, 1.05)])
     lamps: list[Lamp] = []
     if rng.random() < 0.7:
@@ -66,9 +66,7 @@ def sample_light(scene: Scene) -> Light:
         edge = scene.road.left - 1.0 if side < 0 else scene.road.right + 1.0
         for z in np.arange(rng.uniform(6, 30), min(150.0, scene.view.far), spacing):
             lamps.append(Lamp(float(edge + scene.view.lateral(z)), float(z), rng.uniform(7, 9), warm))
-    return Light(
-        ambient, float(rng.uniform(0.7, 1.25)), beam_colour, float(rng.uniform(14, 30)), tuple(lamps)
-    )
+    return Light(ambient, float(rng.uniform(1.0, 2.1)), beam_colour, float(rng.uniform(14, 30)), tuple(lamps))
 
 
 def ground_light(scene: Scene, light: Light, raster: Raster) -> NDArray[np.float32]:

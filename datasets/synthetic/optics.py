@@ -88,13 +88,13 @@ def add_glare(image: NDArray[np.uint8], scene: Scene, raster: Raster) -> NDArray
     image = cv2.convertScaleAbs(image, alpha=1 - veil, beta=255 * veil * 0.75)
     _add_spot(image, raster, at, (rng.uniform(25, 70),) * 2, warm)
     wide = rng.uniform(170, 380)
-    _add_spot(image, raster, at, (wide, wide * 0.7), warm * 0.6)
+    _add_spot(image, raster, at, (wide, wide * 0.7), warm * 0.45)
     _add_spot(
         image, raster, at + np.array([0.0, 160.0]), (rng.uniform(8, 30), 260.0), warm * rng.uniform(0.1, 0.45)
     )
     track = np.array([x, view.horizon + rng.uniform(90, 170)])
     _add_spot(
-        image, raster, track, (rng.uniform(60, 190), rng.uniform(50, 110)), warm * rng.uniform(0.1, 0.55)
+        image, raster, track, (rng.uniform(60, 190), rng.uniform(50, 110)), warm * rng.uniform(0.1, 0.45)
     )
     return image
 

@@ -86,7 +86,8 @@ def _cast_shade(
         return
     depth = rng.uniform(0.40, 0.65) if wanted else rng.uniform(0.15, 0.35)
     cool = np.array([0.92, 1.0, 1.05], np.float32) * np.float32(depth)
-    if not wanted or rng.random() < 0.7:
+    trees = not wanted or rng.random() < 0.7
+    if trees:
         shift = rng.uniform(0, 80, 2).astype(np.float32)
         sun = look_up(
             "shade",
@@ -95,12 +96,12 @@ def _cast_shade(
             footprint.astype(np.float32),
             (0.06, 0.12),
         )
-        side, reach = rng.choice([-1.0, 1.0]), rng.uniform(-3, 6)
+        side, reach = rng.choice([-1.0, 1.0]), rng.uniform(-1, 8)
         dark = (255 - sun.astype(np.float32)) * np.float32(1 / 255)
         if rng.random() < 0.6:
             dark *= np.clip((across * np.float32(side) + np.float32(reach)) * np.float32(0.4), 0, 1)
         gain *= 1 - dark[..., None] * cool
-    if wanted and rng.random() < 0.6:
+    if wanted and (not trees or rng.random() < 0.4):
         near, far, slant = rng.uniform(5, 30), rng.uniform(4, 35), rng.uniform(-0.6, 0.6)
         at = z + np.float32(slant) * across
         soft = np.maximum(footprint[:, 1:2].astype(np.float32), 0.25)
@@ -128,11 +129,11 @@ def _materials(scene: Scene, window: Raster, fine: int) -> NDArray[np.uint8]:
     grid = window.resized(fine) if fine > 1 else window
     tone = rng.uniform(66, 112)
     asphalt = np.array(
-        [tone * rng.uniform(0.94, 1.06), tone * rng.uniform(0.97, 1.02), tone * rng.uniform(1.0, 1.1), 55.0]
+        [tone * rng.uniform(0.92, 1.0), tone * rng.uniform(0.98, 1.01), tone * rng.uniform(1.0, 1.09), 55.0]
     )
     names = [list(_VERGES)[int(rng.integers(3))] for _ in range(2)]
     left, right = (
-        np.array(_VERGES[name]) * np.r_[rng.uniform(0.7, 1.15) * rng.uniform(0.94, 1.06, 3), 1.0]
+        np.array(_VERGES[name]) * np.r_[rng.uniform(0.7, 1.15) * rng.uniform(0.97, 1.03, 3), 1.0]
         for name in names
     )
     image = _plain(grid.size, left)

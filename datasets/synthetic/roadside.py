@@ -9,6 +9,7 @@ import numpy as np
 
 from .camera import Floats
 from .drawing import Canvas
+from .frontage import frontage
 from .light import Light
 from .scene import Scene
 from .sprites import TREES, paste, tree
@@ -23,6 +24,7 @@ def draw_objects(canvas: Canvas, scene: Scene, light: Light) -> None:
     for side in (-1.0, 1.0):
         items += _fence(canvas, scene, light, side)
         items += _row(canvas, scene, light, side)
+        items += frontage(canvas, scene, light, side)
     items += _gantry(canvas, scene, light)
     for car in scene.cars:
         lateral = car.u + float(scene.view.lateral(np.float64(car.z)))
@@ -67,10 +69,10 @@ def _fence(canvas: Canvas, scene: Scene, light: Light, side: float) -> list[Item
         "wall": ([(0.0, 0.85, grey * 1.05), (0.0, 0.25, grey * 0.85)], 0.0, (0.0, 0.0, grey)),
         "hedge": ([(0.0, 0.75, green * 0.75), (0.45, 0.8, green)], 0.0, (0.0, 0.0, grey)),
     }[str(kind)]
-    edges = np.geomspace(start, stop, 14)
+    edges = np.geomspace(start, stop, 9)
 
     def section(a: float, b: float) -> Item:
-        zs = np.linspace(a, b, 4)
+        zs = np.linspace(a, b, 5)
         tone = light.at(u + float(view.lateral(np.float64(a))), a)
 
         def paint() -> None:

@@ -265,7 +265,7 @@ def _weather(rng: np.random.Generator, category: str) -> Weather:
         brightness=float(rng.uniform(0.75, 1.15) if not night else rng.uniform(0.8, 1.2)),
         contrast=float(rng.uniform(0.85, 1.12)),
         tint=(float(tint[0]), float(tint[1]), float(tint[2])),
-        noise=float(rng.uniform(3.0, 7.0) if night else rng.uniform(1.5, 4.5)),
+        noise=float(rng.uniform(2.5, 5.5) if night else rng.uniform(1.0, 3.2)),
         blur=float(rng.uniform(1.0, 2.4) if blurred else rng.uniform(0.4, 0.8)),
         cloud=float(rng.uniform(2, 14)),
         blue_sky=float(max(0.0, rng.uniform(-0.8, 0.9))),

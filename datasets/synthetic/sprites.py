@@ -26,7 +26,7 @@ def pyramid(image: NDArray[np.uint8]) -> Pyramid:
 
 @cache
 def tree(number: int, cut: int = 384) -> Pyramid:
-    """The upper `cut` rows of [384, 320, 4] premultiplied BGRA: a trunk that forks, and clumps of leaves lit from above."""
+    """The upper `cut` rows of [384, 320, 4] premultiplied BGRA: a forking trunk, clumps of leaves lit from above."""
     rng = stream("tree", number)
     h, w = 384, 320
     image = np.zeros((h, w, 4), np.uint8)
@@ -55,10 +55,11 @@ def tree(number: int, cut: int = 384) -> Pyramid:
     centres = np.repeat(np.array(tips), 260, axis=0)
     spread = np.repeat(rng.uniform(0.06, 0.115, len(tips)) * h, 260)[:, None] * np.array([1.15, 0.75])
     leaves = centres + rng.normal(0, 1, centres.shape) * spread
+    leaves = leaves[(np.abs(leaves[:, 0] - w / 2) < w / 2 - 6) & (leaves[:, 1] > 6) & (leaves[:, 1] < h - 8)]
     leaves = leaves[np.argsort(-leaves[:, 1] + rng.normal(0, 25, len(leaves)))]
     shade = np.clip(1.28 - 0.9 * (leaves[:, 1] / crown - 0.15) + rng.normal(0, 0.16, len(leaves)), 0.35, 1.6)
     colours = np.c_[np.clip(hue * shade[:, None], 0, 255), np.full(len(leaves), 255.0)].tolist()
-    places = np.clip(leaves, 6, h - 8).astype(int).tolist()
+    places = leaves.astype(int).tolist()
     axes = np.c_[rng.integers(2, 6, len(leaves)), rng.integers(1, 4, len(leaves))].tolist()
     turns = rng.uniform(0, 180, len(leaves)).tolist()
     for place, axis, turn, colour in zip(places, axes, turns, colours, strict=True):

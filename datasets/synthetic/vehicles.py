@@ -23,12 +23,38 @@ class Shape:
 
 
 SHAPES = {
-    "sedan": Shape((1.80, 1.46, 4.6), ((0.0, 0.95), (0.7, 1.0), (3.4, 0.92), (4.6, 0.72)), ((0.35, 0.98), (1.15, 1.45), (2.35, 1.46), (3.35, 0.93))),
-    "suv": Shape((1.86, 1.70, 4.6), ((0.0, 1.05), (0.3, 1.08), (3.3, 1.05), (4.6, 0.88)), ((0.08, 1.06), (0.45, 1.68), (2.5, 1.70), (3.3, 1.06)), 0.36),
-    "van": Shape((1.75, 1.95, 4.4), ((0.0, 1.05), (0.2, 1.08), (3.8, 1.05), (4.4, 0.85)), ((0.03, 1.07), (0.18, 1.92), (2.9, 1.95), (3.9, 1.05)), 0.30),
-    "truck": Shape((2.35, 3.2, 7.5), ((0.0, 1.0), (0.2, 1.0), (5.4, 1.0), (7.5, 1.0)), ((0.0, 1.0), (0.0, 3.2), (5.4, 3.2), (5.4, 1.0)), 0.48, True),
-    "bus": Shape((2.5, 3.1, 10.5), ((0.0, 1.3), (0.2, 1.3), (10.0, 1.3), (10.5, 1.3)), ((0.0, 1.3), (0.08, 3.1), (10.4, 3.1), (10.5, 1.3)), 0.5, True),
-}  # fmt: skip
+    "sedan": Shape(
+        (1.80, 1.46, 4.6),
+        ((0.0, 0.95), (0.7, 1.0), (3.4, 0.92), (4.6, 0.72)),
+        ((0.35, 0.98), (1.15, 1.45), (2.35, 1.46), (3.35, 0.93)),
+    ),
+    "suv": Shape(
+        (1.86, 1.70, 4.6),
+        ((0.0, 1.05), (0.3, 1.08), (3.3, 1.05), (4.6, 0.88)),
+        ((0.08, 1.06), (0.45, 1.68), (2.5, 1.70), (3.3, 1.06)),
+        0.36,
+    ),
+    "van": Shape(
+        (1.75, 1.95, 4.4),
+        ((0.0, 1.05), (0.2, 1.08), (3.8, 1.05), (4.4, 0.85)),
+        ((0.03, 1.07), (0.18, 1.92), (2.9, 1.95), (3.9, 1.05)),
+        0.30,
+    ),
+    "truck": Shape(
+        (2.35, 3.2, 7.5),
+        ((0.0, 1.0), (0.2, 1.0), (5.4, 1.0), (7.5, 1.0)),
+        ((0.0, 1.0), (0.0, 3.2), (5.4, 3.2), (5.4, 1.0)),
+        0.48,
+        True,
+    ),
+    "bus": Shape(
+        (2.5, 3.1, 10.5),
+        ((0.0, 1.3), (0.2, 1.3), (10.0, 1.3), (10.5, 1.3)),
+        ((0.0, 1.3), (0.08, 3.1), (10.4, 3.1), (10.5, 1.3)),
+        0.5,
+        True,
+    ),
+}
 
 _GLASS = np.array([52.0, 48.0, 44.0])
 _RUBBER = np.array([26.0, 25.0, 25.0])
@@ -52,6 +78,13 @@ def draw_car(canvas: Canvas, view: View, car: Car, light: Floats, lit: bool) -> 
         return np.stack([length - profile[::-1, 0], profile[::-1, 1]], -1) if car.oncoming else profile
 
     body, cabin = along(np.array(shape.body)), along(np.array(shape.cabin))
+    if width * view.focal / car.z * canvas.raster.scale[0] < 5:  # far away: a patch of paint and glass
+        canvas.fill(point(np.array([-1, 1, 1, -1]), 0.0, np.array([0.2, 0.2, 0.9, 0.9])), paint)
+        canvas.fill(
+            point(np.array([-0.85, 0.85, 0.7, -0.7]), 0.4, np.array([0.9, 0.9, *(shape.size[1],) * 2])),
+            _GLASS * light,
+        )
+        return
     _draw_side(canvas, point, side, body, cabin, shape, length, paint * 0.82, light)
     narrow = 1.0 if shape.box else 0.80
     near = cabin[np.argsort(cabin[:, 0])][:2]
@@ -65,8 +98,14 @@ def draw_car(canvas: Canvas, view: View, car: Car, light: Floats, lit: bool) -> 
     if car.kind != "truck":
         drop = (high[1] - low[1]) * (0.12 if not shape.box else 0.18)
         floor = 0.1 if not shape.box else 0.45
-        pane = np.array([[-0.86, low[0], low[1] + drop * floor], [0.86, low[0], low[1] + drop * floor],
-                         [narrow * 0.93, high[0], high[1] - drop], [-narrow * 0.93, high[0], high[1] - drop]])  # fmt: skip
+        pane = np.array(
+            [
+                [-0.86, low[0], low[1] + drop * floor],
+                [0.86, low[0], low[1] + drop * floor],
+                [narrow * 0.93, high[0], high[1] - drop],
+                [-narrow * 0.93, high[0], high[1] - drop],
+            ]
+        )
         canvas.fill(point(pane[:, 0], pane[:, 1], pane[:, 2]), (_GLASS + 10) * light)
         middle = (pane[:2] + pane[[3, 2]]) / 2
         canvas.fill(point(*np.concatenate([middle, pane[2:]]).T), (_GLASS + 42) * light)
