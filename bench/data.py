@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +14,15 @@ from bench.errors import BenchError
 from bench.evaluate import Frame, Scorer
 from bench.profile import Profile
 from bench.scorers import CULaneScorer, TuSimpleScorer
+from datasets import synthetic
 from datasets.culane import CULane, read_lanes
 from datasets.errors import DatasetError
 from datasets.images import read_image
 from datasets.tusimple import TuSimple, to_lanes
 from selective_focus import Lane
 
+Rendered = Callable[[int, int], None]
+"""Is told how many frames were rendered, and how many there are to render."""
 Points = npt.NDArray[np.float64]
 SYNTHETIC_ROOT = Path(".cache/synthetic")
 
@@ -64,27 +67,33 @@ class TestData:
     scorer: Scorer = field(repr=False)
 
 
-def load_data(profile: Profile) -> TestData:
-    """The data of a profile; synthetic frames are rendered first where they are missing.
+def load_data(profile: Profile, rendered: Rendered = lambda done, to_do: None) -> TestData:
+    """The data of a profile. Synthetic frames are rendered first where they are missing, unless a root is given.
 
     Raises DatasetError or BenchError (one line) for anything that could make a wrong score.
     """
     if profile.dataset == "synthetic":
-        from datasets import synthetic
-
-        root = profile.root or SYNTHETIC_ROOT
-        synthetic.ensure(root, splits=("test", "calibration"))
-        return _culane(profile, root)
+        return _culane(profile, profile.root or _render(rendered))
     if profile.root is None:
         raise BenchError(f"data set {profile.dataset}: its folder is not given; use --root DIR")
     return _culane(profile, profile.root) if profile.dataset == "culane" else _tusimple(profile, profile.root)
 
 
+def _render(rendered: Rendered) -> Path:
+    try:
+        return synthetic.ensure(SYNTHETIC_ROOT, splits=("test", "calibration"), progress=rendered)
+    except OSError as error:
+        raise BenchError(
+            f"{SYNTHETIC_ROOT}: the synthetic frames cannot be written ({error.strerror or error}); free some room or "
+            f"run in a folder of your own"
+        ) from error
+
+
 def _culane(profile: Profile, root: Path) -> TestData:
     dataset = CULane(root)
-    test = dataset.split("test")
-    kept = choose([frame.category for frame in test], profile.frames_per_category, profile.limit)
-    test = [test[i] for i in kept]
+    listed = dataset.split("test")
+    kept = choose([frame.category for frame in listed], profile.frames_per_category, profile.limit)
+    test = [listed[i] for i in kept]
     calibration = dataset.calibration_frames(profile.calibration_images)
     annotated = [read_lanes(frame.annotation) for frame in test]
     height, width = read_image(test[0].path).shape[:2]
@@ -105,7 +114,7 @@ def _culane(profile: Profile, root: Path) -> TestData:
         names=[frame.name for frame in test],
         categories=categories,
         annotated=annotated,
-        subset=subset_words(profile.frames_per_category, profile.limit),
+        subset=subset_words(len(test), len(listed), profile.frames_per_category, profile.limit),
         calibration=[ImageFile(frame.path, size) for frame in calibration],
         calibration_rule="drawn from the calibration, training or validation list with seed 0, never test frames",
         scorer=CULaneScorer([[Lane(points) for points in lanes] for lanes in annotated], categories, size),
@@ -119,8 +128,8 @@ def _tusimple(profile: Profile, root: Path) -> TestData:
     """
     dataset = TuSimple(root)
     held_out = (root / "test_label.json").is_file()
-    test = dataset.split("test" if held_out else "all")
-    test = [test[i] for i in choose([None] * len(test), None, profile.limit)]
+    listed = dataset.split("test" if held_out else "all")
+    test = [listed[i] for i in choose([None] * len(listed), None, profile.limit)]
     calibration = dataset.calibration_frames()[: profile.calibration_images]
     height, width = read_image(test[0].path).shape[:2]
     size = (height, width)
@@ -137,7 +146,7 @@ def _tusimple(profile: Profile, root: Path) -> TestData:
         names=[frame.name for frame in test],
         categories=[None] * len(test),
         annotated=[to_lanes(frame) for frame in test],
-        subset=subset_words(None, profile.limit),
+        subset=subset_words(len(test), len(listed), None, profile.limit),
         calibration=[ImageFile(frame.path, size) for frame in calibration],
         calibration_rule=f"drawn with seed 0 from {source}",
         scorer=TuSimpleScorer([frame.lanes for frame in test], [frame.h_samples for frame in test], width),
@@ -162,11 +171,13 @@ def spread(items: Sequence[int], count: int) -> list[int]:
     return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
 
 
-def subset_words(per_category: int | None, limit: int | None) -> str:
-    """The rule of ``choose`` in words."""
+def subset_words(kept: int, listed: int, per_category: int | None, limit: int | None) -> str:
+    """The rule of ``choose`` in words, if it left anything out."""
+    if kept == listed:
+        return "all"
     words = [f"at most {per_category} of each category"] if per_category is not None else []
     words += [f"at most {limit} in all"] if limit is not None else []
-    return ", ".join(words) + ", evenly spread" if words else "all"
+    return ", ".join(words) + f" of {listed}, evenly spread"
 
 
 def lanes_text(lanes: Sequence[Points]) -> str:

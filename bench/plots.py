@@ -18,7 +18,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from bench import examples
 from bench.colours import colour_of, label_of, marker_of
@@ -65,7 +65,7 @@ def _figures(folder: RunFolder, records: Sequence[Record]) -> Iterator[tuple[str
         for key, group in _by_subject(records, with_bits=True).items():
             shown = examples.load(folder, _for_overlay(group))
             if shown:
-                yield f"overlay-{key}", overlay_figure(_spread(shown), _subject_words(group[-1]))
+                yield f"overlay-{key}", overlay_figure(_spread(shown), _subject_words(group[0]))
 
 
 @contextlib.contextmanager
@@ -97,10 +97,11 @@ def f1_bars(part: Section) -> Figure:
             axis.annotate(
                 f"{100 * row.f1.mean:.1f}",
                 (place, above),
-                (0, 2),
+                (0, 3),
                 textcoords="offset points",
                 ha="center",
                 fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
             )
         full = by_method.get("fp32")
         if full is not None and full.f1 and methods != ["fp32"]:
@@ -152,6 +153,9 @@ def _scatter(part: Section, x_of, x_label: str, log: bool) -> Figure:
             axis.axhline(100 * full, color=colour_of("fp32"), linestyle="--", linewidth=1)
         if log:
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
         axis.margins(0.12)
         axis.set_title(title, fontsize=10)
         axis.set(xlabel=x_label, ylabel="F1 (%)")

@@ -25,6 +25,8 @@ class ConsoleListener:
             transient=True,
             disable=not console.is_terminal,
         )
+        self._rendering: TaskID | None = None
+        self._tenths = 0
         self._cells: TaskID | None = None
         self._frames: TaskID | None = None
         self._cell: Cell | None = None
@@ -41,8 +43,21 @@ class ConsoleListener:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
+    def rendered(self, frames: int, of: int) -> None:
+        """The synthetic frames are being made: a bar, or a line each tenth."""
+        if self._rendering is None:
+            self._console.print(f"rendering {of} synthetic frames, once", highlight=False)
+            self._rendering = self._bars.add_task("frames", total=of, left="")
+        self._bars.update(self._rendering, completed=frames)
+        tenth = 10 * frames // of
+        if tenth > self._tenths and not self._console.is_terminal:
+            self._console.print(f"{frames} of {of} frames rendered", highlight=False)
+        self._tenths = tenth
+
     def planned(self, cells: int) -> None:
         self._total = cells
+        if self._rendering is not None:
+            self._bars.remove_task(self._rendering)
         self._cells = self._bars.add_task("cells", total=cells, left="")
         self._frames = self._bars.add_task("", total=None, left="")
 

@@ -38,7 +38,7 @@ class Parts:
 
     build: Callable[[str, Profile], tuple[LaneDetector, str]]
     """Detector name and profile -> the detector, and words for where its weights come from."""
-    load_data: Callable[[Profile], TestData]
+    load_data: Callable[[Profile, Callable[[int, int], None]], TestData]
     quantize: Callable[..., tuple[LaneDetector, QuantizationLog]]
     resolve_options: Callable[[str, str, Mapping[str, Any]], dict[str, Any]]
     """Method, bits and the options given -> all its options, defaults filled in."""
@@ -49,6 +49,7 @@ class Parts:
 class Listener(Protocol):
     """Who shows progress."""
 
+    def rendered(self, frames: int, of: int) -> None: ...
     def planned(self, cells: int) -> None: ...
     def started(self, cell: Cell) -> None: ...
     def evaluated(self, frames: int, of: int) -> None: ...
@@ -110,7 +111,7 @@ def run(profile: Profile, folder: RunFolder, parts: Parts, listener: Listener) -
     and raised.
     """
     folder.prepare()
-    data = parts.load_data(profile)
+    data = parts.load_data(profile, listener.rendered)
     examples.keep_frames(data, folder)
     records: list[Record] = []
     listener.planned(len(profile.detectors) * len(combinations(profile, parts.learns)))

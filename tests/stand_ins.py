@@ -39,7 +39,7 @@ class DrawnFrame:
         return np.random.default_rng(self.seed).integers(0, 255, (*IMAGE_SIZE, 3), dtype=np.uint8)
 
 
-def toy_data(profile: Profile) -> TestData:
+def toy_data(profile: Profile, rendered: Any = None) -> TestData:
     """Eight frames in two categories; the annotation is what the full-precision toy sees, moved by a pixel."""
     frames = [DrawnFrame(seed) for seed in range(8)]
     detector = toy_detector()
@@ -115,6 +115,9 @@ class Listener:
         self.total = 0
         self.cells: list[Cell] = []
         self.records: list[tuple[Record, bool]] = []
+
+    def rendered(self, frames: int, of: int) -> None:
+        raise AssertionError("nothing is rendered here")
 
     def planned(self, cells: int) -> None:
         self.total = cells

@@ -77,7 +77,7 @@ def test_run_table_plot(culane: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "3 cells measured now, 0 taken from earlier records" in out
     folder = tmp_path / "results/runs/culane"
     assert (folder / "cells.csv").read_text().count("\n") == 4
-    assert (folder / "table.md").read_text().startswith("### culane: 6 test frames (at most 200 of each")
+    assert (folder / "table.md").read_text().startswith("### culane: 6 test frames (all)")
     assert len(list((folder / "plots").glob("*.png"))) >= 4
     record = json.loads(next((folder / "records").glob("*.json")).read_text())
     assert record["result"]["categories"].keys() == {"normal", "night"}
@@ -100,7 +100,7 @@ def test_resolved_options_are_in_the_record(culane: Path, tmp_path: Path) -> Non
     by_method = {cell["method"]: cell for cell in cells}
     assert by_method["minmax"]["settings"]["quantization"]["weight_range"] == "min-max"
     assert {cell["images"] for cell in cells} == {2}
-    assert "at most 2 in all" in by_method["fp32"]["subset"]
+    assert "at most 2 in all of 6" in by_method["fp32"]["subset"]
 
 
 def test_folder_without_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
