@@ -13,8 +13,12 @@ from torch import Tensor
 
 import lane_models
 from lane_models.checkpoint import CheckpointError
+from lane_models.clrnet.decode import lane_xs
 from lane_models.clrnet.detector import CLRNetDetector
+from lane_models.clrnet.loss import TrainingLoss, assign, costs, drawn_lanes, label_priors, line_iou
+from lane_models.clrnet.model import CLRNet, CLRNetConfig
 from lane_models.clrnet.priors import initial_priors, line_xs, sample
+from lane_models.row_lanes import lane_rows
 from selective_focus import Heads
 from selective_focus.quantization.trace import trace
 
@@ -221,3 +225,107 @@ def test_input_is_the_road_in_bgr() -> None:
     torch.testing.assert_close(x.amin(dim=(1, 2)), torch.tensor([0.2, 0.4, 1.0]))
     half = lane_models.untrained("clrnet", "r18").transform(np.ascontiguousarray(frame[::2, ::2]))
     torch.testing.assert_close(half.amin(dim=(1, 2)), torch.tensor([0.2, 0.4, 1.0]))
+
+
+# ---- training
+
+
+def test_label_is_a_prior_with_rows() -> None:
+    # on a 100 x 201 image, 45 degrees to the right from (40, 100) up to (80, 60); row distance 10
+    lane = np.array([[80.0, 60.0], [40.0, 100.0]])
+    [label] = label_priors([lane, lane[:1], lane + 1000], (100, 201), rows=11).numpy()
+    np.testing.assert_allclose(label[:4], (0, 40 / 200, 0.25, 5 / 10), atol=1e-6)
+    np.testing.assert_allclose(label[4:9] * 200, (40, 50, 60, 70, 80), atol=1e-4)
+    assert np.isnan(label[9:]).all()
+    start, angle = torch.from_numpy(label[:2]), torch.from_numpy(label[2:3])
+    drawn = line_xs(start, angle, torch.linspace(1, 0, 11), (100, 201))
+    np.testing.assert_allclose(drawn[:5], label[4:9], atol=1e-4)
+
+
+def test_line_iou_by_hand() -> None:
+    label = torch.tensor([0.5, 0.5, torch.nan])
+    lines = torch.tensor([[0.5, 0.5, 9.0], [0.51, 0.51, 0.0], [0.52, 0.52, 0.0], [0.6, 0.6, 0.0]])
+    iou = line_iou(lines, label, radius=0.01)
+    torch.testing.assert_close(iou, torch.tensor([1.0, 1 / 3, 0.0, -2 / 3]), atol=1e-4, rtol=0)
+
+
+def test_assignment_takes_the_cheapest_and_as_many_as_overlap() -> None:
+    overlap = torch.tensor([[0.9, 0.1], [0.8, -0.5], [0.7, -0.5], [0.0, -0.5], [-0.2, -0.5]])
+    cost = torch.tensor([[-3.0, -9.0], [-2.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    prior, own = assign(cost, overlap)
+    # the first label wants two (0.9 + 0.8 + 0.7 = 2.4), the second one; both want prior 0, cheaper for the second
+    assert dict(zip(prior.tolist(), own.tolist(), strict=True)) == {0: 1, 1: 0}
+
+
+def test_cost_prefers_the_near_and_the_sure() -> None:
+    rows = torch.linspace(0.3, 0.5, 6)
+    label = torch.cat((torch.tensor([0.0, 0.3, 0.4, 1.0]), rows))[None]
+    predicted = label.repeat(3, 1)
+    predicted[1, 4:] += 0.2
+    predicted[1, 1] += 0.2
+    logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [-4.0, 4.0]])
+    cost = costs(logits, predicted, label, torch.tensor([5.0, 100.0, 180.0, 5.0]))[:, 0]
+    assert cost[2] < cost[0] < cost[1]
+
+
+def straight(x: float, slope: float, size: tuple[int, int]) -> np.ndarray:
+    y = np.linspace(size[0], 0.2 * size[0], 20)
+    return np.stack((x + slope * (size[0] - y), y), axis=1)
+
+
+SMALL = CLRNetConfig(
+    width=8,
+    channels=16,
+    mid_channels=8,
+    priors=32,
+    samples=12,
+    classes=2,
+    input_size=(64, 192),
+    nms_threshold=10,
+)
+
+
+def test_perfect_heads_cost_nothing_and_none_are_wanted_without_lanes() -> None:
+    model = CLRNet(SMALL)
+    loss, size = TrainingLoss(model), SMALL.input_size
+    lane = straight(60, 0.5, size)
+    label = label_priors([lane], size, SMALL.rows)[0]
+    stage = torch.zeros(32, 6 + SMALL.rows)
+    stage[:, 0], stage[0, :2] = 9.0, torch.tensor([-9.0, 9.0])
+    stage[:, 2:6] = label[:4]
+    stage[1:, 3] += 0.3
+    lines = model.heads.lines(stage[:1, 2:4], stage[:1, 4:5])
+    stage[0, 6:] = (label[4:] - lines).nan_to_num()[0]
+    drawn = torch.from_numpy(drawn_lanes([lane], size)).float() * 40 - 20
+    segmentation = torch.stack((-drawn, drawn))[None]
+    heads = {"stages": stage.expand(1, 3, -1, -1), "segmentation": segmentation}
+    terms = loss(heads, [[lane]])
+    assert all(0 <= float(term) < 1e-2 for term in terms.values()), terms
+    empty = loss(heads, [[]])
+    assert float(empty["line_iou"]) == float(empty["geometry"]) == 0
+    assert float(empty["classification"]) > 1
+
+
+def test_few_lanes_are_learned_by_heart() -> None:
+    torch.manual_seed(0)
+    model, size = CLRNet(SMALL).train(), SMALL.input_size
+    lanes = [[straight(50, 0.6, size), straight(150, -0.6, size)], [straight(90, 0.1, size)]]
+    x = torch.from_numpy(np.stack([drawn_lanes(one, size) for one in lanes])).float()
+    x = x[:, None].repeat(1, 3, 1, 1) * 2 - 0.2
+    loss, optimizer = TrainingLoss(model), torch.optim.AdamW(model.parameters(), 3e-3)
+    history: list[dict[str, float]] = []
+    for _ in range(60):
+        terms = loss(model(x), lanes)
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        optimizer.step()
+        history.append({name: float(term.detach()) for name, term in terms.items()})
+    for name, before in history[0].items():
+        assert history[-1][name] < 0.5 * before, name
+    with torch.inference_mode():
+        heads = model(x)
+    best = heads["classification"].softmax(dim=-1)[..., 1].argmax(dim=1)
+    xs = lane_xs(heads, model) * (size[1] - 1)
+    for image, prior in enumerate(best):
+        labels = [lane_rows(lane, size, SMALL.rows)[0] for lane in lanes[image]]
+        assert min(np.nanmean(np.abs(label - xs[image, prior].numpy())) for label in labels) < 5

@@ -13,9 +13,10 @@ from torch import Tensor
 
 import lane_models
 from lane_models.checkpoint import CheckpointError
-from lane_models.scnn.decode import sampled_rows
+from lane_models.scnn.decode import decode, sampled_rows
 from lane_models.scnn.detector import SCNNDetector
-from lane_models.scnn.model import MessagePassing
+from lane_models.scnn.loss import TrainingLoss, slot_map
+from lane_models.scnn.model import SCNN, MessagePassing, SCNNConfig
 from selective_focus import Heads
 from selective_focus.quantization.trace import trace
 
@@ -214,3 +215,68 @@ def test_foreground_is_where_the_lane_is() -> None:
         assert 0 <= float(weight.min()) <= float(weight.max()) <= 1
     assert float(foreground["pixel_classes"][0, 0, :, 20].min()) > 0.9
     assert float(foreground["pixel_classes"][0, 0, :, 30].max()) < 0.1
+
+
+# ---- training
+
+
+def straight(x: float, slope: float, size: tuple[int, int]) -> np.ndarray:
+    y = np.linspace(size[0], 0.2 * size[0], 20)
+    return np.stack((x + slope * (size[0] - y), y), axis=1)
+
+
+def test_slots_are_drawn_as_classes_as_wide_as_culane_labels() -> None:
+    size = (128, 384)
+    drawn = slot_map(
+        [straight(100, 0, size), straight(300, 0, size), straight(200, 0, size)], [1, 4, 0], size
+    )
+    assert set(np.unique(drawn)) == {0, 1, 4}
+    assert drawn[100, 100] == 1
+    assert drawn[100, 300] == 4
+    assert int((drawn[100] == 1).sum()) * 1640 / 384 == pytest.approx(16, abs=6)
+    assert not drawn[:20].any()
+
+
+SMALL = SCNNConfig(backbone="pyramid", width=8, channels=16, input_size=(64, 192), refine=8)
+
+
+def test_losses_by_hand() -> None:
+    loss = TrainingLoss(SCNN(SMALL))
+    even = {"pixel_classes": torch.zeros(1, 5, 8, 24), "existence": torch.zeros(1, 4, 1)}
+    terms = loss(even, [[straight(50, 0, (64, 192))]], [[2]])
+    assert float(terms["pixel_classes"]) == pytest.approx(np.log(5))
+    assert float(terms["existence"]) == pytest.approx(0.1 * np.log(2))
+    even["pixel_classes"][:, 0] = 9
+    background = loss(even, [[]], [[]])
+    assert float(background["pixel_classes"]) < 1e-3
+    # one missed lane pixel weighs as much as 2.5 of background
+    lane = loss(even, [[straight(50, 0, (64, 192))]], [[2]])
+    share = float(
+        (torch.from_numpy(slot_map([straight(50, 0, (64, 192))], [2], (64, 192))) > 0).float().mean()
+    )
+    assert float(lane["pixel_classes"]) == pytest.approx(9 * share / (share + 0.4 * (1 - share)), rel=0.01)
+
+
+def test_few_lanes_are_learned_by_heart() -> None:
+    torch.manual_seed(0)
+    model, size = SCNN(SMALL).train(), SMALL.input_size
+    lanes = [[straight(50, 0.6, size), straight(150, -0.6, size)], [straight(90, 0.1, size)]]
+    slots = [[2, 3], [2]]
+    drawn = np.stack([slot_map(one, [1] * len(one), size) for one in lanes])
+    x = torch.from_numpy(drawn).float()[:, None].repeat(1, 3, 1, 1) * 2 - 0.2
+    loss, optimizer = TrainingLoss(model), torch.optim.AdamW(model.parameters(), 5e-3)
+    history: list[dict[str, float]] = []
+    for _ in range(60):
+        terms = loss(model(x), lanes, slots)
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        optimizer.step()
+        history.append({name: float(term.detach()) for name, term in terms.items()})
+    for name, before in history[0].items():
+        assert history[-1][name] < 0.3 * before, name
+    with torch.inference_mode():
+        found = decode(model(x), SMALL)
+    for image, labels in zip(found, lanes, strict=True):
+        for lane, label in zip(image, labels, strict=True):
+            x_label = np.interp(lane.points[:, 1] * 64 / 590, label[::-1, 1], label[::-1, 0])
+            assert np.abs(lane.points[:, 0] * 192 / 1640 - x_label).mean() < 3

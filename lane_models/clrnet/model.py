@@ -25,6 +25,10 @@ STAGES = 3
 """Refinements, on the maps of strides 32, 16 and 8."""
 
 
+RARE = 1.5
+"""Initial logits of a network that is to be trained: a lane score of 0.05."""
+
+
 @dataclass(frozen=True)
 class CLRNetConfig:
     """Everything in which CLRNet variants differ.
@@ -67,6 +71,20 @@ class ConvNormReLU(nn.Module):
         return self.relu(self.bn(self.conv(x)))
 
 
+class ScalePerPrior(nn.Conv1d):
+    """[N, P, C] -> the same, each prior times a weight of its own plus a bias.
+
+    In released weights a 1x1 convolution in P groups, which PyTorch runs group by group.
+    """
+
+    def __init__(self, priors: int) -> None:
+        super().__init__(priors, priors, 1, groups=priors)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        return x * self.weight[:, :, 0] + self.bias[:, None]
+
+
 class ROIGather(nn.Module):
     """Features along the priors, of all stages so far, and what the whole map adds to them.
 
@@ -80,10 +98,9 @@ class ROIGather(nn.Module):
         # Attention reads the map at the size of the coarsest one.
         self.size = (config.input_size[0] // 32, config.input_size[1] // 32)
         self.f_key = ConvNormReLU(channels, channels, (1, 1))
-        # One weight and one bias for each prior.
-        self.f_query = nn.Sequential(nn.Conv1d(priors, priors, 1, groups=priors), nn.ReLU())
+        self.f_query = nn.Sequential(ScalePerPrior(priors), nn.ReLU())
         self.f_value = nn.Conv2d(channels, channels, 1)
-        self.W = nn.Conv1d(priors, priors, 1, groups=priors)
+        self.W = ScalePerPrior(priors)
         self.convs = nn.ModuleList(ConvNormReLU(channels, mid, (9, 1)) for _ in range(STAGES))
         self.catconv = nn.ModuleList(ConvNormReLU(mid * (i + 1), channels, (9, 1)) for i in range(STAGES))
         self.fc = nn.Linear(config.samples * channels, channels)
@@ -224,10 +241,14 @@ class CLRNet(nn.Module):
         self.backbone = _backbone(config)
         self.neck = FPN(self.backbone.channels[1:], config.channels)
         self.heads = CLRHead(config)
-        initialise(self)
+        initialise(self.backbone)
+        for conv in (layer for layer in self.neck.modules() if isinstance(layer, nn.Conv2d)):
+            nn.init.xavier_uniform_(conv.weight)
         for layer in (self.heads.cls_layers, self.heads.reg_layers):
             nn.init.normal_(layer.weight, std=0.001)
             nn.init.zeros_(layer.bias)
+        # Ours: at first hardly any prior is a lane (Lin et al. 2017, section 4.1).
+        self.heads.cls_layers.bias.data.copy_(torch.tensor([RARE, -RARE]))
         use_official_keys(self, {"backbone.": "backbone.model."})
 
     def forward(self, x: Tensor) -> Heads:

@@ -39,10 +39,10 @@ def sampled_rows(config: SCNNConfig) -> tuple[list[int], FloatArray]:
     return rows, config.crop.to_frame(np.stack((np.zeros(len(rows)), rows), axis=1))[:, 1]
 
 
-def class_probabilities(heads: Mapping[str, Tensor], config: SCNNConfig) -> Tensor:
-    """Probabilities of background and slots at the size of the network's image, [N, 5, H, W], float32."""
+def class_logits(heads: Mapping[str, Tensor], config: SCNNConfig) -> Tensor:
+    """Logits of background and slots at the size of the network's image, [N, 5, H, W], float32."""
     logits = heads["pixel_classes"].float()
-    return F.interpolate(logits, config.input_size, mode="bilinear", align_corners=True).softmax(dim=1)
+    return F.interpolate(logits, config.input_size, mode="bilinear", align_corners=True)
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def decode(
     slot's probability. Slots with values that are not finite hold none.
     """
     exists = heads["existence"][..., 0].float().sigmoid().cpu().numpy()
-    maps = class_probabilities(heads, config)[:, 1:].cpu().numpy()
+    maps = class_logits(heads, config).softmax(dim=1)[:, 1:].cpu().numpy()
     scale = np.array(image_size[::-1]) / FRAME[::-1]
     images = []
     for scores, slots in zip(exists, maps, strict=True):

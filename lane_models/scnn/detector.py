@@ -16,7 +16,7 @@ from lane_models import checkpoint
 from lane_models.backbones.resnet import BasicBlock
 from lane_models.pytorch_auto_drive import MEAN, STD, imagenet_input
 from lane_models.road_crop import FRAME, RoadCrop
-from lane_models.scnn.decode import class_probabilities, decode, sampled_rows
+from lane_models.scnn.decode import class_logits, decode, sampled_rows
 from lane_models.scnn.model import HARRYHAN618_KEYS, SCNN, STRIDE, VGG_KEYS, SCNNConfig
 from selective_focus import Lane, LaneDetector
 
@@ -86,7 +86,7 @@ class SCNNDetector(LaneDetector):
         gradient, is the slot's probability times the row's highest.
         """
         rows, _ = sampled_rows(self.config)
-        lines = class_probabilities(heads, self.config)[:, 1:, rows]
+        lines = class_logits(heads, self.config).softmax(dim=1)[:, 1:, rows]
         column = torch.arange(lines.shape[-1], dtype=lines.dtype, device=lines.device)
         near = (column - lines.argmax(dim=-1, keepdim=True)).abs() <= STRIDE
         share = lines * near

@@ -183,7 +183,8 @@ class SCNN(nn.Module):
         self.classifier = nn.Conv2d(channels, SLOTS + 1, 1 if vgg else 3, padding=0 if vgg else 1)
         self.softmax = nn.Softmax(dim=1)
         self.existence = Existence(config.map_size)
-        initialise(self)
+        for part in (self.backbone, self.reducer):
+            initialise(part)
         # The passes add up to hundreds of messages: they start small, or features grow by orders of magnitude.
         for conv in (getattr(self.message_passing, f"conv_{direction}") for direction in "durl"):
             nn.init.normal_(conv.weight, std=(1 / (5 * 9 * channels)) ** 0.5)
