@@ -19,14 +19,15 @@ SIZE = RoadCrop().size
 
 
 def drawn(index: int) -> Example:
-    """Two bright straight lanes, one pixel wide, on a dark ground."""
+    """Two bright straight lanes, three pixels wide, on a dark ground."""
     rng = np.random.default_rng(index)
     image = np.full((*SIZE, 3), 40, np.uint8)
     rows = np.arange(20, SIZE[0])
     lanes = []
     for centre in (110.0, 260.0):
         xs = centre + rng.uniform(-20, 20) + (rows - 20) * rng.uniform(-0.4, 0.4)
-        image[rows, np.round(xs).astype(int)] = 220
+        for side in (-1, 0, 1):
+            image[rows, np.round(xs).astype(int) + side] = 220
         lanes.append(np.stack([xs, rows], axis=1)[::-4].astype(np.float64))
     return Example(image, lanes, [2, 3])
 
