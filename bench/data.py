@@ -73,15 +73,15 @@ def load_data(profile: Profile, rendered: Rendered = lambda done, to_do: None) -
     Raises DatasetError or BenchError (one line) for anything that could make a wrong score.
     """
     if profile.dataset == "synthetic":
-        return _culane(profile, profile.root or _render(rendered))
+        return _culane(profile, profile.root or _render(profile.split, rendered))
     if profile.root is None:
         raise BenchError(f"data set {profile.dataset}: its folder is not given; use --root DIR")
     return _culane(profile, profile.root) if profile.dataset == "culane" else _tusimple(profile, profile.root)
 
 
-def _render(rendered: Rendered) -> Path:
+def _render(split: str, rendered: Rendered) -> Path:
     try:
-        return synthetic.ensure(SYNTHETIC_ROOT, splits=("test", "calibration"), progress=rendered)
+        return synthetic.ensure(SYNTHETIC_ROOT, splits=(split, "calibration"), progress=rendered)
     except OSError as error:
         raise BenchError(
             f"{SYNTHETIC_ROOT}: the synthetic frames cannot be written ({error.strerror or error}); free some room or "
@@ -91,7 +91,7 @@ def _render(rendered: Rendered) -> Path:
 
 def _culane(profile: Profile, root: Path) -> TestData:
     dataset = CULane(root)
-    listed = dataset.split("test")
+    listed = dataset.split(profile.split)
     kept = choose([frame.category for frame in listed], profile.frames_per_category, profile.limit)
     test = [listed[i] for i in kept]
     calibration = dataset.calibration_frames(profile.calibration_images)
@@ -100,7 +100,7 @@ def _culane(profile: Profile, root: Path) -> TestData:
     size = (height, width)
     categories = [frame.category for frame in test]
     return TestData(
-        name=profile.dataset,
+        name=profile.dataset if profile.split == "test" else f"{profile.dataset}-{profile.split}",
         digest=_digest(
             [frame.path for frame in (*test, *calibration)],
             [frame.name for frame in (*test, *calibration)],
@@ -126,6 +126,8 @@ def _tusimple(profile: Profile, root: Path) -> TestData:
 
     In the second case calibration frames are a sample of the test frames: methods see images, never labels.
     """
+    if profile.split != "test":
+        raise BenchError(f"split {profile.split}: TuSimple has none by that name here; use its test frames")
     dataset = TuSimple(root)
     held_out = (root / "test_label.json").is_file()
     listed = dataset.split("test" if held_out else "all")

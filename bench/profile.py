@@ -33,6 +33,8 @@ class Profile(BaseModel):
     weights: Path | None = None
     dataset: Literal["synthetic", "culane", "tusimple"] = "synthetic"
     root: Path | None = None
+    split: Literal["test", "val"] = "test"
+    """Frames that are evaluated. Settings are chosen on "val" and never on "test"."""
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
     """Method name -> its options, in the order of the table. The one place where methods are set."""
     bits: list[str] = Field(min_length=1)
