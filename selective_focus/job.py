@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from selective_focus.detector import Heads, LaneDetector, QuantizationLog
+from selective_focus.lane_distortion import RowLanes, lane_distortion_scores, mean_distortion, sample_rows
 from selective_focus.quantization.calibrate import calibrate_activations, calibrate_weights
 from selective_focus.quantization.config import (
     ConfigurationError,
@@ -20,7 +21,12 @@ from selective_focus.quantization.config import (
     ReconstructionConfig,
     UnitKind,
 )
-from selective_focus.quantization.layers import activation_quantizers, quantized_layers
+from selective_focus.quantization.layers import (
+    activation_quantizers,
+    float_weights,
+    not_quantizing,
+    quantized_layers,
+)
 from selective_focus.quantization.lockstep import Lockstep, UnitCall
 from selective_focus.quantization.reconstruct import (
     Learnable,
@@ -31,6 +37,8 @@ from selective_focus.quantization.reconstruct import (
     unit_loss,
 )
 from selective_focus.quantization.wrap import TwinModels
+
+Found = TypeVar("Found")
 
 
 def named_seed(seed: int, *parts: str) -> int:
@@ -60,7 +68,7 @@ class QuantizationJob:
 
     detector: LaneDetector
     images: Tensor
-    """Calibration images as network inputs [M, 3, H, W]; unlabelled."""
+    """Calibration images as network inputs [M, 3, H, W]; unlabelled. Without those that are held back."""
     config: QuantizationConfig
     reconstruction: ReconstructionConfig
     twins: TwinModels
@@ -68,7 +76,13 @@ class QuantizationJob:
     log: QuantizationLog
     options: Any = None
     """The method's own options, if it has any."""
+    held_back: Tensor = field(init=False, repr=False)
+    """The calibration images [H, 3, H, W] that only the choice of the kept state looks at; H may be 0."""
     _float_heads: Heads | None = field(default=None, repr=False)
+    _held_back_lanes: list[RowLanes] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.images, self.held_back = hold_back(self.images, self.reconstruction.held_back)
 
     @property
     def float_model(self) -> nn.Module:
@@ -105,6 +119,30 @@ class QuantizationJob:
         if self._float_heads is None:
             self._float_heads = heads_of(self.float_model, self.chunks())
         return self._float_heads
+
+    def held_back_lds(self, to_come: Sequence[str] = ()) -> float:
+        """Mean Lane Distortion Score of the held-back images against full precision, in pixels of a frame.
+
+        Args:
+            to_come: units that are not finished: they run in floating point.
+        """
+        size, frame = self.reconstruction.chunk_size, self.detector.image_size
+
+        def lanes_of(model: nn.Module) -> list[RowLanes]:
+            heads = heads_of(model, list(torch.split(self.held_back, size)))
+            return [sample_rows(lanes, frame) for lanes in self.detector.decode(heads, frame)]
+
+        if self._held_back_lanes is None:
+            self._held_back_lanes = lanes_of(self.float_model)
+        quantizers = activation_quantizers(self.model)
+        with (
+            torch.no_grad(),
+            dropping(list(quantizers.values()), 1.0, 0),
+            float_weights(inside(to_come, quantized_layers(self.model))),
+            not_quantizing(inside(to_come, quantizers)),
+        ):
+            quantized = lanes_of(self.model)
+        return mean_distortion(lane_distortion_scores(self._held_back_lanes, quantized, frame)).score
 
     def units(self, kind: UnitKind) -> list[Unit]:
         """The reconstruction units in running order.
@@ -149,17 +187,25 @@ class QuantizationJob:
             settings: other than the job's own.
         """
         settings = settings or self.reconstruction
-        for unit, data in self.unit_data(self.units(kind)):
+        units = self.units(kind)
+        for place, (unit, data) in enumerate(self.unit_data(units)):
             module = self.model.get_submodule(unit.name)
             learnable = Learnable.of(module, weights=weights, scales=scales)
             if not learnable:
                 continue
             if float_inputs:
                 data = replace(data, quantized_inputs=data.float_inputs)
-            self._optimise_unit(unit, data, learnable, loss_power, settings)
+            to_come = [later.name for later in units[place + 1 :]]
+            self._optimise_unit(unit, data, learnable, loss_power, settings, to_come)
 
     def _optimise_unit(
-        self, unit: Unit, data: UnitData, learnable: Learnable, p: float, settings: ReconstructionConfig
+        self,
+        unit: Unit,
+        data: UnitData,
+        learnable: Learnable,
+        p: float,
+        settings: ReconstructionConfig,
+        to_come: Sequence[str],
     ) -> None:
         function = unit.bind(self.model)
         seed = named_seed(self.seed, self.log.method, unit.name, str(len(self.log.units)))
@@ -179,7 +225,16 @@ class QuantizationJob:
                         total += float(unit_loss(outputs, targets, p)) * len(index)
                 return total / data.images
 
-            entry = optimise(unit.name, learnable, step_loss, hard_loss, data.images, settings, seed)
+            entry = optimise(
+                unit.name,
+                learnable,
+                step_loss,
+                hard_loss,
+                data.images,
+                settings,
+                seed,
+                lds=lambda: self.held_back_lds(to_come),
+            )
         self.log.units.append(entry)
         self.log.iterations += settings.iterations
 
@@ -204,6 +259,29 @@ class QuantizationJob:
         self.model.eval().requires_grad_(False)
         detector.model = self.model
         return detector
+
+
+def hold_back(images: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Split images [M, ...] into those to learn from and ``count`` others, spread evenly over the M.
+
+    Raises:
+        ConfigurationError: nothing would be left to learn from.
+    """
+    if count >= len(images):
+        raise ConfigurationError(
+            f"held_back={count} of {len(images)} calibration images: expected fewer, or more images"
+        )
+    if count == 0:
+        return images, images[:0]
+    held = torch.zeros(len(images), dtype=torch.bool)
+    held[(torch.arange(count) * len(images) + len(images) // 2) // count] = True
+    return images[~held], images[held]
+
+
+def inside(units: Sequence[str], modules: Mapping[str, Found]) -> list[Found]:
+    """Those of ``modules`` (by name) that are one of ``units`` or lie in one."""
+    below = tuple(f"{unit}." for unit in units)
+    return [module for name, module in modules.items() if f"{name}.".startswith(below)]
 
 
 def gather(

@@ -158,7 +158,15 @@ def run(job: QuantizationJob) -> None:
         if options.selection:
             unit.measure(learnable, 0, None)
         entry = optimise(
-            "network", learnable, unit.step_loss, unit.hard_loss, len(job.images), settings, seed, watch
+            "network",
+            learnable,
+            unit.step_loss,
+            unit.hard_loss,
+            len(job.images),
+            settings,
+            seed,
+            watch,
+            job.held_back_lds,
         )
     job.log.units.append(entry)
     job.log.iterations += settings.iterations

@@ -14,8 +14,8 @@ from selective_focus.quantization.histogram import Histogram
 from selective_focus.quantization.layers import (
     QuantizedLayer,
     activation_quantizers,
+    float_weights,
     quantized_layers,
-    weight_of,
 )
 from selective_focus.quantization.ranges import min_max, mse_grid, mse_shrink
 
@@ -44,22 +44,16 @@ def calibrate_activations(model: nn.Module, chunks: Sequence[Tensor], config: Qu
     Weights are in floating point while looking (QDrop: "observers first, in float").
     """
     quantizers = [q for q in activation_quantizers(model).values() if q.bits != FLOAT_BITS]
-    layers = quantized_layers(model).values()
-    stored = [weight_of(layer.layer).detach().clone() for layer in layers]
-    for layer in layers:
-        layer.use_float_weight()
     for quantizer in quantizers:
         quantizer.observer = Histogram(config.histogram_bins)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), float_weights(quantized_layers(model).values()):
             for chunk in chunks:
                 model(chunk)
     finally:
         observed = [quantizer.observer for quantizer in quantizers]
         for quantizer in quantizers:
             quantizer.observer = None
-        for layer, weight in zip(layers, stored, strict=True):
-            weight_of(layer.layer).data.copy_(weight)
     for quantizer, histogram in zip(quantizers, observed, strict=True):
         if histogram is not None and histogram.count:
             quantizer.set_grid(activation_grid(histogram, quantizer.bits, config))

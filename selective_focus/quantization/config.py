@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 WeightRange = Literal["min-max", "mse"]
 ActivationRange = Literal["min-max", "mse", "percentile", "aciq"]
 Rounding = Literal["straight-through", "soft"]
 UnitKind = Literal["layer", "block", "network"]
-KeptState = Literal["last", "best-loss"]
+KeptState = Literal["last", "best-loss", "best-lds"]
 BatchSampling = Literal["without-replacement", "with-replacement"]
 ScaleSteps = Literal["relative", "absolute"]
 
@@ -34,6 +34,25 @@ def parse_bits(bits: str) -> tuple[int, int]:
             f"bits {bits!r}: expected w<bits>a<bits> with 2 to 8 or 32, such as w4a4 or w8a8"
         )
     return widths
+
+
+_CHOICES: dict[str, Any] = {
+    "weight_range": WeightRange,
+    "activation_range": ActivationRange,
+    "unit": UnitKind,
+    "rounding": Rounding,
+    "kept_state": KeptState,
+    "batch_sampling": BatchSampling,
+    "scale_steps": ScaleSteps,
+}
+
+
+def _check_choices(config: Any) -> None:
+    """Refuse a word that is none of a field's choices."""
+    for name, choices in _CHOICES.items():
+        value = getattr(config, name, None)
+        if value is not None and value not in get_args(choices):
+            raise ConfigurationError(f"{name}={value!r}: expected one of: {', '.join(get_args(choices))}")
 
 
 @dataclass(frozen=True)
@@ -61,6 +80,9 @@ class QuantizationConfig:
     histogram_bins: int = 2048
     quantize_image: bool = False
     quantize_products: bool = True
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
 
     def weight_bits_for(self, *, first: bool, output: bool) -> int:
         """Bits of one layer's weight; the exceptions never lower the width that was asked for."""
@@ -113,10 +135,13 @@ class ReconstructionConfig:
     beta_start: float = 20.0
     beta_end: float = 2.0
     kept_state: KeptState = "last"
-    """"last": the state after the last iteration. "best-loss": of the states looked at (``looks`` times, start and
-    end included), the one whose hard-rounded loss on all calibration images is least. The same rule for every method
-    that is compared."""
+    """"last": the state after the last iteration. Else, of the states looked at (``looks`` times and the start), the
+    best one with hard rounding and nothing dropped: "best-loss", of least loss on all calibration images; "best-lds",
+    of least Lane Distortion Score on the held-back images, through the detector's own decode, with all that is
+    quantized by then and the units still to come in float. The same rule for every method that is compared."""
     looks: int = 8
+    held_back: int = 0
+    """Calibration images, spread evenly, that nothing is learned from and no range is found on; for "best-lds"."""
     chunk_size: int = 16
     """Images per forward pass where nothing is learned."""
 
@@ -124,6 +149,15 @@ class ReconstructionConfig:
         if self.iterations < 1 or self.batch_size < 1:
             raise ConfigurationError(
                 f"iterations={self.iterations}, batch_size={self.batch_size}: expected both to be at least 1"
+            )
+        _check_choices(self)
+        if self.looks < 1 or self.held_back < 0:
+            raise ConfigurationError(
+                f"looks={self.looks}, held_back={self.held_back}: expected at least 1 look and at least 0 images"
+            )
+        if self.kept_state == "best-lds" and self.held_back == 0:
+            raise ConfigurationError(
+                "kept_state='best-lds' with held_back=0: expected images to measure on, such as held_back=32"
             )
         if not 0.0 <= self.keep_probability <= 1.0:
             raise ConfigurationError(f"keep_probability={self.keep_probability}: expected a value in 0..1")

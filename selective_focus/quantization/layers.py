@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -173,6 +175,32 @@ class QuantizedMatMul(nn.Module):
         """As ``MatMul``."""
         product: Tensor = self.left(left) @ self.right(right)
         return product
+
+
+@contextmanager
+def float_weights(layers: Iterable[QuantizedLayer]) -> Iterator[None]:
+    """While entered, the layers use their float weights; what they had comes back afterwards."""
+    stored = [(layer, weight_of(layer.layer).detach().clone()) for layer in layers]
+    try:
+        for layer, _ in stored:
+            layer.use_float_weight()
+        yield
+    finally:
+        for layer, weight in stored:
+            weight_of(layer.layer).data.copy_(weight)
+
+
+@contextmanager
+def not_quantizing(quantizers: Iterable[ActivationQuantizer]) -> Iterator[None]:
+    """While entered, activations pass these quantizers unchanged."""
+    before = [(quantizer, quantizer.enabled) for quantizer in quantizers]
+    try:
+        for quantizer, _ in before:
+            quantizer.enabled = False
+        yield
+    finally:
+        for quantizer, enabled in before:
+            quantizer.enabled = enabled
 
 
 def is_quantizable(module: nn.Module) -> bool:

@@ -9,105 +9,35 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from selective_focus.quantization.affine import MaskPool, mix_inputs
 from selective_focus.quantization.config import BatchSampling, ReconstructionConfig
-from selective_focus.quantization.layers import (
-    ActivationQuantizer,
-    QuantizedLayer,
-    activation_quantizers,
-    quantized_layers,
-)
+from selective_focus.quantization.kept_state import Measure, StateKeeper
+from selective_focus.quantization.learnable import Learnable, dropping
 from selective_focus.quantization.losses import reconstruction_loss
 from selective_focus.quantization.rounding import rounding_regulariser
 from selective_focus.quantization.schedule import beta_schedule, cosine_lr, regulariser_active
 
+__all__ = [
+    "Learnable",
+    "ReconstructionError",
+    "UnitData",
+    "batches",
+    "dropping",
+    "optimise",
+    "output_tensors",
+    "unit_loss",
+]
+
 
 class ReconstructionError(RuntimeError):
     """A loss or parameter stopped being finite; the message names the unit."""
-
-
-@dataclass
-class Learnable:
-    """What is learned in one unit: roundings of its weights and logarithms of its step sizes."""
-
-    layers: list[QuantizedLayer]
-    quantizers: list[ActivationQuantizer]
-    roundings: list[nn.Parameter] = field(default_factory=list)
-    log_scales: list[nn.Parameter] = field(default_factory=list)
-
-    @staticmethod
-    def of(unit: nn.Module, *, weights: bool, scales: bool) -> Learnable:
-        """Start to learn in ``unit`` (itself a quantized layer, or anything that holds some)."""
-        layers = list(quantized_layers(unit).values())
-        quantizers = [q for q in activation_quantizers(unit).values() if q.enabled and q.calibrated]
-        found = Learnable(layers, quantizers)
-        if weights:
-            found.roundings = [v for layer in layers if (v := layer.learn_rounding()) is not None]
-        if scales:
-            for quantizer in quantizers:
-                quantizer.log_scale.requires_grad_(True)
-                found.log_scales.append(quantizer.log_scale)  # type: ignore[arg-type]
-        return found
-
-    def __bool__(self) -> bool:
-        return bool(self.roundings or self.log_scales)
-
-    def prepare_step(self, rounding: Any) -> None:
-        """Compute every layer's differentiable weight for this step."""
-        for layer in self.layers:
-            layer.prepare_step(rounding)
-
-    def use_hard_weights(self) -> None:
-        """Show the weights as they would be if learning stopped now."""
-        for layer in self.layers:
-            layer.use_hard_weight()
-
-    def snapshot(self) -> list[Tensor]:
-        """The learned values, to come back to."""
-        return [p.detach().clone() for p in [*self.roundings, *self.log_scales]]
-
-    def restore(self, values: Sequence[Tensor]) -> None:
-        """Undo to a snapshot."""
-        for parameter, value in zip([*self.roundings, *self.log_scales], values, strict=True):
-            parameter.data.copy_(value)
-
-    def settle(self) -> float:
-        """Finish: hard weights as plain tensors, nothing requires a gradient. Share of unsettled roundings."""
-        count = sum(v.numel() for v in self.roundings)
-        open_roundings = 0.0
-        for layer in self.layers:
-            size = 0 if layer.rounding is None else layer.rounding.numel()
-            open_roundings += layer.settle() * size
-        for log_scale in self.log_scales:
-            log_scale.requires_grad_(False)
-            log_scale.grad = None
-        return open_roundings / max(1, count)
-
-
-class dropping:
-    """While entered, activations in ``quantizers`` keep their quantized value with a probability only (QDrop)."""
-
-    def __init__(self, quantizers: Sequence[ActivationQuantizer], keep_probability: float, seed: int) -> None:
-        self._quantizers = quantizers
-        self._before: list[MaskPool | None] = []
-        self.pool = MaskPool(keep_probability, seed) if keep_probability < 1 else None
-
-    def __enter__(self) -> dropping:
-        self._before = [quantizer.masks for quantizer in self._quantizers]
-        for quantizer in self._quantizers:
-            quantizer.masks = self.pool
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for quantizer, masks in zip(self._quantizers, self._before, strict=True):
-            quantizer.masks = masks
 
 
 def batches(
@@ -132,33 +62,16 @@ Watcher = Callable[[int, float], None]
 """(finished steps, loss) -> nothing; called after every step."""
 
 
-@dataclass
-class BestState:
-    """The learned values of least hard-rounded loss among the states looked at."""
-
-    learnable: Learnable
-    hard_loss: Callable[[], float]
-    loss: float = float("inf")
-    values: list[Tensor] = field(default_factory=list)
-
-    def look(self) -> float:
-        """Measure the present state; remember it if it is the best so far."""
-        self.learnable.use_hard_weights()
-        loss = self.hard_loss()
-        if loss < self.loss:
-            self.loss, self.values = loss, self.learnable.snapshot()
-        return loss
-
-
 def optimise(
     name: str,
     learnable: Learnable,
     step_loss: StepLoss,
-    hard_loss: Callable[[], float],
+    hard_loss: Measure,
     images: int,
     config: ReconstructionConfig,
     seed: int,
     watch: Watcher | None = None,
+    lds: Measure | None = None,
 ) -> dict[str, Any]:
     """Learn in one unit for ``config.iterations`` steps; give the entry for the log.
 
@@ -166,16 +79,17 @@ def optimise(
         step_loss: the loss of a batch with this step's weights.
         hard_loss: the loss of all calibration images with hard weights and nothing dropped.
         watch: called after every step, with that step's loss.
+        lds: the distortion of held-back images' lanes in pixels, for the kept state "best-lds".
 
     Raises:
         ReconstructionError: the loss is not finite.
+        ConfigurationError: the kept state needs ``lds`` and there is none.
     """
     started = time.perf_counter()
     optimiser = torch.optim.Adam(_parameter_groups(learnable, config))
-    best = BestState(learnable, hard_loss)
-    nearest = best.look()
-    look_every = max(1, config.iterations // config.looks)
-    loss = nearest
+    keeper = StateKeeper(config.kept_state, learnable, hard_loss, lds)
+    loss = nearest = keeper.look(0)
+    looks = look_steps(config)
     drawn = batches(images, config.batch_size, config.iterations, seed, config.batch_sampling)
     for step, index in enumerate(drawn, start=1):
         _set_rates(optimiser, config, step - 1)
@@ -189,24 +103,29 @@ def optimise(
         optimiser.step()
         if watch is not None:
             watch(step, loss)
-        if config.kept_state == "best-loss" and step % look_every == 0 and step < config.iterations:
-            best.look()
-    hard = best.look()
-    if config.kept_state == "best-loss":
-        learnable.restore(best.values)
-        hard = best.loss
+        if step in looks:
+            keeper.look(step)
+    kept = keeper.restore()
     roundings = sum(v.numel() for v in learnable.roundings)
     return {
         "unit": name,
         "iterations": config.iterations,
         "seconds": time.perf_counter() - started,
         "hard_loss_before": nearest,
-        "hard_loss_after": hard,
+        "hard_loss_after": kept["hard_loss"],
+        "kept_step": kept["step"],
+        "looks": keeper.looks,
         "loss_last_step": loss,
         "unsettled_roundings": learnable.settle(),
         "roundings": roundings,
         "step_sizes": len(learnable.log_scales),
     }
+
+
+def look_steps(config: ReconstructionConfig) -> set[int]:
+    """The steps after which the state is measured, the last one always; the start is measured besides."""
+    looks = 1 if config.kept_state == "last" else min(config.looks, config.iterations)
+    return {config.iterations * look // looks for look in range(1, looks + 1)}
 
 
 def _parameter_groups(learnable: Learnable, config: ReconstructionConfig) -> list[dict[str, Any]]:
