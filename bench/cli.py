@@ -204,15 +204,8 @@ def _run(profile: Profile, results: Path, plot_too: bool) -> None:
         check(name, profile.variant, profile.weights)
     folder = RunFolder(results / profile.name)
     console = _console()
-    parts = Parts(
-        build=lambda name, chosen: build(name, chosen.variant, chosen.weights, chosen.dataset),
-        load_data=load_data,
-        quantize=quantize,
-        resolve_options=resolve_options,
-        learns=lambda method: find(method).reconstruction is not None,
-    )
     with ConsoleListener(console) as listener:
-        records = run(profile, folder, parts, listener)
+        records = run(profile, folder, standard_parts(), listener)
     _show(folder, console)
     console.print(listener.summary(), markup=False, highlight=False)
     if plot_too:
@@ -226,6 +219,17 @@ def _run(profile: Profile, results: Path, plot_too: bool) -> None:
             file=sys.stderr,
         )
         raise typer.Exit(EXIT_FAILED_CELLS)
+
+
+def standard_parts() -> Parts:
+    """What a run is made of, outside tests."""
+    return Parts(
+        build=lambda name, chosen: build(name, chosen.variant, chosen.weights, chosen.dataset),
+        load_data=load_data,
+        quantize=quantize,
+        resolve_options=resolve_options,
+        learns=lambda method: find(method).reconstruction is not None,
+    )
 
 
 def _show(folder: RunFolder, console: Console) -> None:

@@ -1,0 +1,92 @@
+"""Choose a profile's learning rates on the validation split, with the same number of trials for every method.
+
+    python scripts/choose_settings.py [--profile quick] [--bits w3a3] [--detectors laneatt]
+
+Every learning method of the profile is tried with its own settings and each learning rate of the roundings below;
+everything else stays as the profile has it. Prints a table and writes it to results/runs/choose-PROFILE/settings.csv;
+the rate of highest validation F1 is for a person to write into the profile. Resumable, like every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from rich.console import Console  # noqa: E402
+
+from bench.cli import standard_parts  # noqa: E402
+from bench.errors import BenchError  # noqa: E402
+from bench.profile import Profile, load_profile  # noqa: E402
+from bench.progress import ConsoleListener  # noqa: E402
+from bench.runner import run  # noqa: E402
+from bench.store import RUNS, Record, RunFolder  # noqa: E402
+from selective_focus.methods import find  # noqa: E402
+
+WEIGHT_RATES = (3e-3, 1e-2, 3e-2)
+
+
+def trial(base: Profile, rate: float) -> Profile:
+    """The profile's learning methods on the validation split, all with this learning rate of the roundings."""
+    methods = {
+        name: {**options, "weight_lr": rate}
+        for name, options in base.methods.items()
+        if find(name).reconstruction is not None
+    }
+    return base.model_copy(update={"methods": methods, "split": "val", "name": f"choose-{base.name}"})
+
+
+def row(rate: float, record: Record) -> dict[str, object]:
+    """One line of the table."""
+    cell, result = record.cell, record.result
+    return {
+        "detector": cell["detector"],
+        "method": cell["method"],
+        "bits": f"w{cell['w_bits']}a{cell['a_bits']}",
+        "seed": cell["seed"],
+        "weight_lr": rate,
+        "val_f1": "" if result is None or result.f1 is None else round(result.f1, 4),
+        "val_lds": "" if result is None else round(result.lds, 3),
+        "reconstruction_s": round(record.timing.get("reconstruction_s", 0.0), 1),
+        "status": record.status,
+    }
+
+
+def main() -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--profile", default="quick")
+    parser.add_argument("--bits", default="w3a3", help="w4a4,w3a3")
+    parser.add_argument("--detectors", help="a,b; default: the profile's")
+    given = parser.parse_args()
+    detectors = given.detectors.split(",") if given.detectors else None
+    try:
+        base = load_profile(given.profile, bits=given.bits.split(","), detectors=detectors)
+        folder = RunFolder(RUNS / f"choose-{base.name}")
+        rows = []
+        for rate in WEIGHT_RATES:
+            with ConsoleListener(Console()) as listener:
+                rows += [
+                    row(rate, record) for record in run(trial(base, rate), folder, standard_parts(), listener)
+                ]
+    except (BenchError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    rows.sort(key=lambda r: (r["detector"], r["bits"], r["method"], r["weight_lr"]))
+    with (folder.path / "settings.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    for one in rows:
+        print("  ".join(f"{name} {value}" for name, value in one.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
