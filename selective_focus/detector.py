@@ -83,7 +83,9 @@ class LaneDetector(ABC):
         return heads
 
     @abstractmethod
-    def decode(self, heads: Mapping[str, Tensor], image_size: tuple[int, int] | None = None) -> list[list[Lane]]:
+    def decode(
+        self, heads: Mapping[str, Tensor], image_size: tuple[int, int] | None = None
+    ) -> list[list[Lane]]:
         """Raw outputs -> the lanes of each of the N images, in pixels of a frame of ``image_size`` (H, W)."""
 
     @abstractmethod
