@@ -312,13 +312,15 @@ def test_few_lanes_are_learned_by_heart() -> None:
     lanes = [[straight(50, 0.6, size), straight(150, -0.6, size)], [straight(90, 0.1, size)]]
     x = torch.from_numpy(np.stack([drawn_lanes(one, size) for one in lanes])).float()
     x = x[:, None].repeat(1, 3, 1, 1) * 2 - 0.2
-    loss, optimizer = TrainingLoss(model), torch.optim.AdamW(model.parameters(), 3e-3)
+    loss, optimizer = TrainingLoss(model), torch.optim.AdamW(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, 60)
     history: list[dict[str, float]] = []
     for _ in range(60):
         terms = loss(model(x), lanes)
         optimizer.zero_grad()
         sum(terms.values()).backward()
         optimizer.step()
+        schedule.step()
         history.append({name: float(term.detach()) for name, term in terms.items()})
     for name, before in history[0].items():
         assert history[-1][name] < 0.5 * before, name

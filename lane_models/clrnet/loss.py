@@ -58,59 +58,68 @@ class TrainingLoss(nn.Module):
     def forward(self, heads: Mapping[str, Tensor], lanes: Sequence[Sequence[Polyline]]) -> dict[str, Tensor]:
         """lanes: polylines [P, 2] of each image, in network pixels."""
         stages = heads["stages"]
-        terms = torch.zeros(3, device=stages.device)
-        for image, polylines in zip(stages, lanes, strict=True):
-            label = label_priors(polylines, self.config.input_size, self.config.rows).to(stages.device)
-            for stage in image:
-                terms = terms + self._stage(stage, label)
-        found = dict(zip(self.weights, terms / (stages.shape[0] * stages.shape[1]), strict=False))
-        found["segmentation"] = self._segmentation(heads["segmentation"], lanes)
-        return {name: self.weights[name] * term for name, term in found.items()}
+        size, rows = self.config.input_size, self.config.rows
+        labels = [label_priors(image, size, rows).to(stages.device) for image in lanes]
+        predicted = self._absolute(stages)
+        place, wanted, share = self._match(stages[..., :2], predicted, labels)
+        positive = torch.zeros(stages.shape[:3].numel(), dtype=torch.bool, device=stages.device)
+        positive[place] = True
+        count = torch.tensor([max(1, len(label)) for label in labels], device=stages.device)
+        score = focal(stages[..., :2], positive.view(stages.shape[:3])).sum(dim=2) / count[:, None]
+        found = predicted.flatten(0, 2)[place]
+        terms = {
+            "classification": score.mean(),
+            "geometry": (self._extent_error(found, wanted) * share).sum(),
+            "line_iou": ((1 - line_iou(found[:, 4:], wanted[:, 4:], RADIUS)) * share).sum(),
+            "segmentation": self._segmentation(heads["segmentation"], lanes),
+        }
+        return {name: self.weights[name] * term for name, term in terms.items()}
 
-    def _stage(self, stage: Tensor, label: Tensor) -> Tensor:
-        """[P, 6 + R] and [T, 4 + R] -> the three terms, [3]."""
-        logits, predicted = stage[:, :2], self._absolute(stage)
-        prior, own = self._assign(logits, predicted, label)
-        positive = torch.zeros(len(stage), dtype=torch.bool, device=stage.device)
-        positive[prior] = True
-        classification = focal(logits, positive).sum() / max(1, len(label))
-        if len(prior) == 0:
-            return torch.stack((classification, stage.sum() * 0, stage.sum() * 0))
-        found, wanted = predicted[prior], label[own]
-        with torch.no_grad():
-            # A lane that begins higher is that much shorter.
-            length = wanted[:, 3:4] + wanted[:, :1] - found[:, :1]
-            extent = torch.cat((wanted[:, :3], length), dim=1)
-        geometry = F.smooth_l1_loss(*((x * self._scales(x)) for x in (found[:, :4], extent)))
-        distance = 1 - line_iou(found[:, 4:], wanted[:, 4:], RADIUS)
-        return torch.stack((classification, geometry, distance.mean()))
+    @torch.no_grad()
+    def _match(
+        self, logits: Tensor, predicted: Tensor, labels: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The M priors that stand for a label: place in [N * S * P], label [M, 4 + R], share in the mean."""
+        images, stages, priors = logits.shape[:3]
+        places, wanted, shares = [], [predicted.new_zeros(0, predicted.shape[-1])], []
+        for image, label in enumerate(labels):
+            for stage in range(stages if len(label) else 0):
+                one = predicted[image, stage]
+                cost = costs(logits[image, stage], one, label, self._scales(label))
+                prior, own = assign(cost, line_iou(one[:, None, 4:], label[None, :, 4:], RADIUS))
+                places.append((image * stages + stage) * priors + prior)
+                wanted.append(label[own])
+                shares.append(torch.full_like(label[own][:, 0], 1 / (len(prior) * images * stages)))
+        nowhere = torch.zeros(0, dtype=torch.long, device=logits.device)
+        return torch.cat([nowhere, *places]), torch.cat(wanted), torch.cat([wanted[0][:, 0], *shares])
 
-    def _absolute(self, stage: Tensor) -> Tensor:
-        """[P, 6 + R] -> [P, 4 + R]: start y and x, angle, length, x at every row (parts of width - 1)."""
-        lines = self.model.heads.lines(stage[:, 2:4], stage[:, 4:5])
-        return torch.cat((stage[:, 2:6], lines + stage[:, 6:]), dim=1)
+    def _extent_error(self, found: Tensor, wanted: Tensor) -> Tensor:
+        """Smooth L1 of start, angle and length, [M], in rows, pixels and degrees."""
+        # A lane that begins higher is that much shorter.
+        length = wanted[:, 3:4] + wanted[:, :1] - found[:, :1].detach()
+        scales = self._scales(found)
+        target = torch.cat((wanted[:, :3], length), dim=1) * scales
+        return F.smooth_l1_loss(found[:, :4] * scales, target, reduction="none").mean(dim=1)
+
+    def _absolute(self, stages: Tensor) -> Tensor:
+        """[..., 6 + R] -> [..., 4 + R]: start y and x, angle, length, x at every row (parts of width - 1)."""
+        lines = self.model.heads.lines(stages[..., 2:4], stages[..., 4:5])
+        return torch.cat((stages[..., 2:6], lines + stages[..., 6:]), dim=-1)
 
     def _scales(self, like: Tensor) -> Tensor:
         """What makes start y, start x, angle and length pixels, rows and degrees, as published."""
         strips, width = self.config.rows - 1, self.config.input_size[1] - 1
         return like.new_tensor([strips, width, 180.0, strips])
 
-    @torch.no_grad()
-    def _assign(self, logits: Tensor, predicted: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        if len(label) == 0:
-            nothing = torch.zeros(0, dtype=torch.long, device=logits.device)
-            return nothing, nothing
-        overlap = line_iou(predicted[:, None, 4:], label[None, :, 4:], RADIUS)
-        return assign(costs(logits, predicted, label, self._scales(label)), overlap)
-
     def _segmentation(self, logits: Tensor, lanes: Sequence[Sequence[Polyline]]) -> Tensor:
         size = self.config.input_size
-        drawn = torch.from_numpy(np.stack([drawn_lanes(one, size) for one in lanes])).to(logits.device)
-        log_p = F.interpolate(logits, size, mode="bilinear", align_corners=False).log_softmax(dim=1)
-        merged = torch.stack((log_p[:, 0], log_p[:, 1:].logsumexp(dim=1)), dim=1)
-        weight = self.model.heads.criterion.weight
-        assert isinstance(weight, Tensor)
-        return F.nll_loss(merged, drawn, weight[:2].to(merged))
+        drawn = torch.from_numpy(np.stack([drawn_lanes(one, size) for one in lanes])).to(logits)
+        resized = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+        lane = resized[:, 1:].logsumexp(dim=1) - resized[:, 0]
+        class_weight = self.model.heads.criterion.weight
+        assert isinstance(class_weight, Tensor)
+        weight = torch.where(drawn > 0, class_weight[1], class_weight[0])
+        return F.binary_cross_entropy_with_logits(lane, drawn, weight, reduction="sum") / weight.sum()
 
 
 def label_priors(lanes: Sequence[Polyline], size: tuple[int, int], rows: int) -> Tensor:
@@ -147,7 +156,7 @@ def line_iou(predicted: Tensor, label: Tensor, radius: float) -> Tensor:
 
 
 def focal(logits: Tensor, positive: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """[P, 2] and [P] -> focal loss [P] (Lin et al. 2017; here alpha weights both classes alike)."""
+    """[..., 2] and [...] -> focal loss [...] (Lin et al. 2017; here alpha weights both classes alike)."""
     log_p = logits.log_softmax(dim=-1).gather(-1, positive.long()[..., None])[..., 0]
     return -alpha * (1 - log_p.exp()) ** gamma * log_p
 
@@ -188,7 +197,7 @@ def assign(cost: Tensor, overlap: Tensor) -> tuple[Tensor, Tensor]:
     return prior, own
 
 
-def drawn_lanes(lanes: Sequence[Polyline], size: tuple[int, int]) -> npt.NDArray[np.int64]:
+def drawn_lanes(lanes: Sequence[Polyline], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """1 on the lanes and 0 elsewhere, [H, W]."""
     canvas = np.zeros(size, dtype=np.uint8)
     limit = 10 * max(size)
@@ -196,4 +205,4 @@ def drawn_lanes(lanes: Sequence[Polyline], size: tuple[int, int]) -> npt.NDArray
     for lane in lanes:
         points = np.clip(np.round(lane), -limit, limit).astype(np.int32)
         cv2.polylines(canvas, [points.reshape(-1, 1, 2)], False, 1, thickness)
-    return canvas.astype(np.int64)
+    return canvas
