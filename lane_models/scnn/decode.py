@@ -32,7 +32,7 @@ def sampled_rows(config: SCNNConfig) -> tuple[list[int], FloatArray]:
     height = config.input_size[0]
     if config.crop is None:
         rows = [int(height - i * GAP / FRAME[0] * height - 1) for i in range(POINTS)]
-        return rows, FRAME[0] - GAP * np.arange(POINTS) - 1.0
+        return rows, np.asarray(FRAME[0] - GAP * np.arange(POINTS) - 1.0, dtype=np.float64)
     top, bottom = config.crop.rows
     step = GAP * height / (bottom - top)
     rows = [round(height - 1 - i * step) for i in range(int((height - 1) / step) + 1)]

@@ -29,6 +29,7 @@ class TrainingLoss(nn.Module):
     """
 
     needs_slots = True
+    class_weight: Tensor
 
     def __init__(self, model: SCNN, existence: float = 0.1, background: float = 0.4) -> None:
         super().__init__()
