@@ -8,7 +8,7 @@ def run(job: QuantizationJob) -> None:
     """Learn every layer's rounding with activations in float, then set the activations' ranges."""
     job.quantize_weights()
     job.set_activations(False)
-    job.reconstruct_units("layer", weights=True, scales=False)
+    job.reconstruct_units(job.reconstruction.unit, weights=True, scales=False)
     job.calibrate_activations()
 
 

@@ -32,7 +32,7 @@ def mean_outputs(model: nn.Module, names: list[str], chunks: list[Tensor]) -> di
         linear = isinstance(getattr(module, "layer", module), nn.Linear)
         channels = output if linear else output.movedim(1, -1)
         rows = channels.reshape(-1, channels.shape[-1]).double()
-        sums[name] = sums.get(name, torch.zeros(rows.shape[1], dtype=torch.float64)) + rows.sum(0)
+        sums[name] = sums.get(name, rows.new_zeros(rows.shape[1])) + rows.sum(0)
         counts[name] = counts.get(name, 0) + len(rows)
 
     handles = [
@@ -54,8 +54,8 @@ def mean_outputs(model: nn.Module, names: list[str], chunks: list[Tensor]) -> di
 def shift_bias(layer: nn.Module, shift: Tensor) -> None:
     """Add ``shift`` [C] to a layer's bias, giving it one if it has none."""
     if layer.bias is None:
-        layer.bias = nn.Parameter(torch.zeros(len(shift)), requires_grad=False)
-    layer.bias.data.add_(shift.to(layer.bias.dtype))
+        layer.bias = nn.Parameter(layer.weight.new_zeros(len(shift)), requires_grad=False)
+    layer.bias.data.add_(shift.to(layer.bias))
 
 
 METHOD = Method(

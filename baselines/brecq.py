@@ -17,11 +17,11 @@ def run(job: QuantizationJob) -> None:
     """Weights first with activations in float; then step sizes with float inputs and a loss of power 2.4."""
     job.quantize_weights()
     job.set_activations(False)
-    job.reconstruct_units("block", weights=True, scales=False)
+    job.reconstruct_units(job.reconstruction.unit, weights=True, scales=False)
     job.calibrate_activations()
     iterations = max(1, round(job.reconstruction.iterations * job.options.activation_phase))
     job.reconstruct_units(
-        "block",
+        job.reconstruction.unit,
         weights=False,
         scales=True,
         loss_power=2.4,

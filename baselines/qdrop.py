@@ -8,7 +8,7 @@ def run(job: QuantizationJob) -> None:
     """One joint phase; ``keep_probability`` is the chance that an element stays quantized."""
     job.quantize_weights()
     job.calibrate_activations()
-    job.reconstruct_units("block", weights=True, scales=True)
+    job.reconstruct_units(job.reconstruction.unit, weights=True, scales=True)
 
 
 METHOD = Method(

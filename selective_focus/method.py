@@ -12,9 +12,9 @@ Post-processing is never differentiated. Everything marked "our reading" in docs
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from selective_focus.focus import Normalisation, focused_loss, head_scale, witho
 from selective_focus.head_sensitivity import Mode, head_sensitivity
 from selective_focus.job import QuantizationJob, heads_of, named_seed
 from selective_focus.methods import Method
+from selective_focus.quantization.config import ConfigurationError
 from selective_focus.quantization.layers import activation_quantizers
 from selective_focus.quantization.reconstruct import Learnable, dropping, optimise
 from selective_focus.selection import Interpolation, SensitivityAwareSelection
@@ -59,6 +60,33 @@ class SelectiveFocusOptions:
     soft_focus: bool = True
     focus_threshold: float = 0.5
 
+    def __post_init__(self) -> None:
+        try:
+            self.selector(["any"])
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"selective-focus: {error}") from error
+        if self.sensitivity not in get_args(Mode):
+            raise ConfigurationError(
+                f"sensitivity={self.sensitivity!r}: expected one of {', '.join(get_args(Mode))}"
+            )
+        if self.measure_images < 1 or not 0 < self.sensitivity_alpha <= 1 or self.epsilon < 0:
+            raise ConfigurationError(
+                f"measure_images={self.measure_images}, sensitivity_alpha={self.sensitivity_alpha}, "
+                f"epsilon={self.epsilon}: expected at least 1, a value in (0, 1], and at least 0"
+            )
+
+    def selector(self, heads: Sequence[str]) -> SensitivityAwareSelection:
+        """A fresh selection among ``heads`` by these options."""
+        return SensitivityAwareSelection(
+            heads,
+            share=self.share,
+            top_k=self.top_k,
+            interval=self.measure_every,
+            interpolation=self.interpolation,
+            hysteresis=self.hysteresis,
+            dropped_weight=self.dropped_weight,
+        )
+
 
 class HeadReconstruction:
     """The network as one unit: the loss over its heads, and the measuring of their sensitivity as it learns."""
@@ -74,16 +102,8 @@ class HeadReconstruction:
             name: float(head_scale(head, self.foreground[name], options.normalisation))
             for name, head in self.reference.items()
         }
-        self.selection = SensitivityAwareSelection(
-            list(self.reference),
-            share=options.share,
-            top_k=options.top_k,
-            interval=options.measure_every,
-            interpolation=options.interpolation,
-            hysteresis=options.hysteresis,
-            dropped_weight=options.dropped_weight,
-        )
-        self.log: list[dict[str, Any]] = []
+        self.selection = options.selector(list(self.reference))
+        self.measuring_s = 0.0
 
     def step_loss(self, index: Tensor, step: int) -> Tensor:
         """Loss of the calibration images ``index`` over the heads that are active at ``step`` (from 1)."""
@@ -112,7 +132,7 @@ class HeadReconstruction:
         )
         return total
 
-    def measure(self, learnable: Learnable, step: int, loss: float | None) -> None:
+    def measure(self, learnable: Learnable, step: int) -> None:
         """Sensitivity of every head now: hard weights, nothing dropped, the first m calibration images."""
         learnable.use_hard_weights()
         started = time.perf_counter()
@@ -127,15 +147,7 @@ class HeadReconstruction:
             alpha=self.options.sensitivity_alpha,
         )
         self.selection.measured(step, scores)
-        self.log.append(
-            {
-                "iteration": step,
-                "scores": scores,
-                "active": self.selection.active(step) if self.options.selection else list(scores),
-                "loss": loss,
-                "seconds": time.perf_counter() - started,
-            }
-        )
+        self.measuring_s += time.perf_counter() - started
 
 
 def run(job: QuantizationJob) -> None:
@@ -148,15 +160,17 @@ def run(job: QuantizationJob) -> None:
     if not learnable:
         return
     settings = job.reconstruction
+    if settings.unit != "network":
+        raise ConfigurationError(f"selective-focus: unit={settings.unit!r}: expected 'network'")
 
     def watch(step: int, loss: float) -> None:
-        if step % options.measure_every == 0 and step < settings.iterations:
-            unit.measure(learnable, step, loss)
+        if options.selection and unit.selection.is_due(step) and step < settings.iterations:
+            unit.measure(learnable, step)
 
-    seed = named_seed(job.seed, job.log.method, "network")
-    with dropping(learnable.quantizers, settings.keep_probability, seed):
+    seed = named_seed(job.seed, "", "batches")
+    with dropping(learnable.quantizers, settings.keep_probability, named_seed(job.seed, "", "masks")):
         if options.selection:
-            unit.measure(learnable, 0, None)
+            unit.measure(learnable, 0)
         entry = optimise(
             "network",
             learnable,
@@ -168,9 +182,9 @@ def run(job: QuantizationJob) -> None:
             watch,
             job.held_back_lds,
         )
-    job.log.units.append(entry)
+    job.log.units.append({**entry, "measuring_s": unit.measuring_s})
     job.log.iterations += settings.iterations
-    job.log.sensitivity = unit.log
+    job.log.sensitivity = unit.selection.log
 
 
 METHOD = Method(

@@ -1,7 +1,8 @@
 """Quantization methods by name. A method is declared in one file and found by it; nobody edits a list.
 
 The library brings full precision and Selective Focus. Baselines live in packages named in ``PLUGIN_PACKAGES``:
-every module there that has a ``METHOD`` (or ``METHODS``) is a plug-in.
+a package there says so with ``SELECTIVE_FOCUS_METHODS = True``, and every module in it that has a ``METHOD`` (or
+``METHODS``) is a plug-in.
 """
 
 from __future__ import annotations
@@ -76,13 +77,14 @@ def _discover() -> None:
     for package_name in ["selective_focus.method", "selective_focus.full_precision", *PLUGIN_PACKAGES]:
         if package_name in _searched:
             continue
-        _searched.add(package_name)
         try:
             package = importlib.import_module(package_name)
         except ModuleNotFoundError as error:
             if error.name == package_name:
                 continue
             raise
+        if package_name in PLUGIN_PACKAGES and not getattr(package, "SELECTIVE_FOCUS_METHODS", False):
+            continue  # somebody else's package of that name
         modules = [package]
         for info in pkgutil.iter_modules(getattr(package, "__path__", [])):
             modules.append(importlib.import_module(f"{package_name}.{info.name}"))
@@ -90,3 +92,4 @@ def _discover() -> None:
             for method in getattr(module, "METHODS", [getattr(module, "METHOD", None)]):
                 if method is not None:
                     register(method)
+        _searched.add(package_name)

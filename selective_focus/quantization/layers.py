@@ -218,6 +218,11 @@ def is_product(module: nn.Module) -> bool:
     return isinstance(module, MatMul)
 
 
+def quantized_modules(model: nn.Module) -> list[str]:
+    """Names of the quantized layers and products inside ``model``."""
+    return [name for name, m in model.named_modules() if isinstance(m, QuantizedLayer | QuantizedMatMul)]
+
+
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     """The quantized layers inside ``model`` by name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, QuantizedLayer)}
