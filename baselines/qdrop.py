@@ -16,5 +16,10 @@ METHOD = Method(
     "learned rounding and step sizes with random dropping, block by block",
     run,
     source="Wei et al., QDrop: Randomly Dropping Quantization for Extremely Low-bit PTQ, 2022",
-    reconstruction={"unit": "block", "keep_probability": 0.5},
+    reconstruction={
+        "unit": "block",
+        "keep_probability": 0.5,
+        "batch_sampling": "with-replacement",
+        "scale_steps": "absolute",
+    },
 )
