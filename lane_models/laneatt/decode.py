@@ -25,9 +25,15 @@ def decode(
     """
     scores = heads["classification"].float().softmax(dim=-1)[..., 1].cpu().numpy()
     lengths = heads["length"][..., 0].float().cpu().numpy()
-    xs = (model.anchor_xs + heads["offsets"].float()).cpu().numpy()
+    xs = lane_xs(heads, model).cpu().numpy()
     starts = (1 - model.anchors[:, 1]).float().cpu().numpy()
     return [_lanes(model, image_size, starts, *one) for one in zip(scores, lengths, xs, strict=True)]
+
+
+def lane_xs(heads: Mapping[str, Tensor], model: LaneATT) -> Tensor:
+    """x of every proposal at every row, [N, A, rows], bottom row first, in network pixels, where the heads are."""
+    offsets = heads["offsets"].float()
+    return model.anchor_xs.to(offsets) + offsets
 
 
 def _lanes(
