@@ -9,12 +9,17 @@ import torch
 from torch import nn
 
 from selective_focus.quantization.fold import fold_batch_norm, fold_batch_norm_
+from selective_focus.quantization.trace import trace
 
 CASES = {
     "conv2d": (nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6), (2, 4, 7, 7)),
     "conv2d groups": (nn.Conv2d(4, 6, 3, groups=2), nn.BatchNorm2d(6), (2, 4, 7, 7)),
     "conv1d": (nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6), (2, 4, 9)),
     "linear": (nn.Linear(4, 6), nn.BatchNorm1d(6), (5, 4)),
+    "transposed 1d": (nn.ConvTranspose1d(4, 6, 3, stride=2), nn.BatchNorm1d(6), (2, 4, 9)),
+    "transposed 1d square": (nn.ConvTranspose1d(4, 4, 3, groups=2), nn.BatchNorm1d(4), (2, 4, 9)),
+    "transposed 3d": (nn.ConvTranspose3d(4, 4, 2), nn.BatchNorm3d(4), (2, 4, 3, 3, 3)),
+    "conv3d": (nn.Conv3d(4, 6, 2, groups=2), nn.BatchNorm3d(6), (2, 4, 3, 3, 3)),
     "transposed": (nn.ConvTranspose2d(4, 6, 3, stride=2), nn.BatchNorm2d(6), (2, 4, 5, 5)),
     "transposed groups": (nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False), nn.BatchNorm2d(6), (2, 4, 5, 5)),
     "not affine": (nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6, affine=False), (2, 4, 3, 3)),
@@ -64,3 +69,11 @@ def test_norm_without_statistics_is_refused() -> None:
 def test_wrong_width_is_refused() -> None:
     with pytest.raises(ValueError, match="4 channels into 3"):
         fold_batch_norm(nn.Linear(2, 3), nn.BatchNorm1d(4))
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.BatchNorm2d(3), nn.SyncBatchNorm(3)], ids=lambda norm: type(norm).__name__
+)
+def test_every_foldable_norm_is_found(norm: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), norm).eval()
+    assert trace(model, torch.zeros(1, 2, 4, 4)).batch_norm_of == {"0": "1"}

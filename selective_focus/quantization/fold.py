@@ -8,7 +8,10 @@ from torch import Tensor, nn
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 """Any batch normalisation with running statistics."""
 
-Foldable = nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+"""Layers whose weight has its output channels second: [in, out / groups, *kernel]."""
+
+Foldable = nn.Conv1d | nn.Conv2d | nn.Conv3d | Transposed | nn.Linear
 """Layers that can take a batch normalisation in."""
 
 
@@ -41,10 +44,11 @@ def fold_batch_norm(layer: Foldable, bn: BatchNorm) -> tuple[Tensor, Tensor]:
 
 def _scaled(weight: Tensor, gain: Tensor, layer: Foldable) -> Tensor:
     """weight with each output channel multiplied by its gain."""
-    if not isinstance(layer, nn.ConvTranspose2d):
+    if not isinstance(layer, Transposed):
         return weight * gain.view(-1, *[1] * (weight.ndim - 1))
-    # [in, out / groups, kh, kw]: the output channels of group g belong to its share of the inputs
-    grouped = weight.view(layer.groups, -1, *weight.shape[1:]) * gain.view(layer.groups, 1, -1, 1, 1)
+    # the output channels of group g belong to its share of the inputs
+    kernel = [1] * (weight.ndim - 2)
+    grouped = weight.view(layer.groups, -1, *weight.shape[1:]) * gain.view(layer.groups, 1, -1, *kernel)
     return grouped.view_as(weight)
 
 
