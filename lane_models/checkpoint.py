@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,6 +24,9 @@ State = dict[str, Tensor]
 
 NESTED = ("net", "model", "state_dict")
 """Names under which training programs store the weights beside epoch, optimizer and the like."""
+
+LARGEST_MEMBER = 2 * 2**30
+"""Bytes, unpacked, of the weights inside an archive. The largest released ones have 0.4 GB."""
 
 
 class CheckpointError(ValueError):
@@ -78,7 +80,9 @@ def read(path: Path) -> Any:
         what = f"it asks for the Python object {found[1]}" if found else "it is no pickle of tensors"
         advice = "save only the state dict (torch.save(model.state_dict(), ...)) and try again"
         raise CheckpointError(f"{path}: refused, {what}; {advice}") from None
-    except (OSError, EOFError, RuntimeError, SafetensorError, ValueError, KeyError, IndexError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # what foreign loaders say to damaged files is open-ended
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise CheckpointError(
             f"{path}: truncated or not a checkpoint ({reason}); download the file again"
@@ -109,7 +113,15 @@ def _unzipped(path: Path) -> Path | io.BytesIO:
         return path
     with zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if name.endswith((".pth", ".pt"))]
-        return io.BytesIO(archive.read(members[0])) if len(members) == 1 else path
+        if len(members) != 1:
+            return path
+        size = archive.getinfo(members[0]).file_size
+        if size > LARGEST_MEMBER:
+            raise CheckpointError(
+                f"{path}: {members[0]} unpacks to {size} bytes, expected at most {LARGEST_MEMBER}; unpack it yourself"
+                " if you trust it"
+            )
+        return io.BytesIO(archive.read(members[0]))
 
 
 def _mismatch(model: nn.Module, state: Mapping[str, Tensor]) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 import lane_models
+from lane_models import checkpoint
 from lane_models.checkpoint import CheckpointError, load_official
 
 
@@ -115,6 +118,60 @@ def test_truncated_files(tmp_path: Path, suffix: str, share: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     assert "download the file again" in refusal(network(), path)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("packing", ["pth", "legacy", "zip", "safetensors"])
+def test_flipped_bytes_are_refused_in_one_line_or_harmless(tmp_path: Path, packing: str) -> None:
+    path = tmp_path / ("weights.safetensors" if packing == "safetensors" else "weights.pth")
+    state = nn.Linear(2, 2).state_dict()
+    if packing == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=packing == "pth")
+    if packing == "zip":
+        inner = path.read_bytes()
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("released.pth", inner)
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(content)
+        for place in rng.integers(0, len(content), rng.integers(1, 4)):
+            damaged[place] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        try:
+            load_official(nn.Linear(2, 2), path)
+        except CheckpointError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 10
+
+
+@pytest.mark.parametrize(
+    "error", [zipfile.BadZipFile(), struct.error("x"), AssertionError(), TypeError("a\nb")]
+)
+def test_whatever_a_loader_raises_becomes_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"x")
+    monkeypatch.setattr(torch, "load", broken)
+    assert "download the file again" in refusal(network(), path)
+
+
+def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("released.pth", bytes(2**20))
+    monkeypatch.setattr(checkpoint, "LARGEST_MEMBER", 2**20 - 1)
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("was unpacked"))
+    assert "released.pth unpacks to 1048576 bytes" in refusal(network(), path)
 
 
 def test_what_holds_no_weights(tmp_path: Path) -> None:
