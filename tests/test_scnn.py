@@ -215,6 +215,7 @@ def test_foreground_is_where_the_lane_is() -> None:
         assert 0 <= float(weight.min()) <= float(weight.max()) <= 1
     assert float(foreground["pixel_classes"][0, 0, :, 20].min()) > 0.9
     assert float(foreground["pixel_classes"][0, 0, :, 30].max()) < 0.1
+    assert torch.equal(foreground["existence"], torch.ones_like(heads["existence"]))
 
 
 # ---- training

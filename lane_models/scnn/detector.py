@@ -73,10 +73,10 @@ class SCNNDetector(LaneDetector):
         return decode(heads, self.config, image_size or self.image_size)
 
     def foreground(self, heads: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every pixel's probability to be lane, [N, 1, h, w], and every slot's, [N, 4, 1]."""
+        """Every pixel's probability to be lane, [N, 1, h, w]; 1 for the slots' logits, which have no background."""
         return {
             "pixel_classes": 1 - heads["pixel_classes"].detach().softmax(dim=1)[:, :1],
-            "existence": heads["existence"].detach().sigmoid(),
+            "existence": torch.ones_like(heads["existence"]),
         }
 
     def geometry(self, heads: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
