@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lane_models.backbones.resnet import ResNet
+
 
 class _Conv(nn.Module):
     """A bare convolution under the name ``conv``: the layout that released checkpoints have."""
@@ -39,3 +41,16 @@ class FPN(nn.Module):
             size = merged[i - 1].shape[-2:]
             merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=size, mode="nearest")
         return [conv(x) for conv, x in zip(self.fpn_convs, merged, strict=False)]
+
+
+class Pyramid(nn.Module):
+    """A ResNet with a feature pyramid on its last three stages; gives the finest map (stride 8)."""
+
+    def __init__(self, resnet: ResNet, channels: int) -> None:
+        super().__init__()
+        self.backbone = resnet
+        self.neck = FPN(resnet.channels[1:], channels, outputs=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        finest: Tensor = self.neck(self.backbone(x)[1:])[0]
+        return finest

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lane_models.backbones.conv_norm_relu import ConvNormReLU
 from lane_models.backbones.resnet import BLOCKS, ResNet, initialise
 from lane_models.deform_conv import DeformConv2d
 from lane_models.road_crop import RoadCrop
@@ -100,25 +101,12 @@ class ColumnHead(nn.Module):
         return x
 
 
-class ConvNormReLU(nn.Module):
-    """3x3 convolution without bias, batch norm, ReLU."""
-
-    def __init__(self, in_channels: int, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.conv(x)))
-
-
 class SegmentationHead(nn.Module):
     """Lane or not, per pixel of the feature map: [N, C, H, W] -> logits [N, 1, H, W]. For training only."""
 
     def __init__(self, channels: int, mid_channels: int) -> None:
         super().__init__()
-        self.conv = ConvNormReLU(channels, mid_channels)
+        self.conv = ConvNormReLU(channels, mid_channels, (3, 3))
         self.conv_out = nn.Conv2d(mid_channels, 1, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lane_models.backbones.bottleneck import BottleneckResNet
+from lane_models.backbones.conv_norm_relu import ConvNormReLU
 from lane_models.backbones.dla import DLA
 from lane_models.backbones.fpn import FPN
 from lane_models.backbones.resnet import BLOCKS, ResNet, initialise
@@ -55,20 +56,6 @@ class CLRNetConfig:
     score_threshold: float = 0.4
     nms_threshold: float = 50.0
     max_lanes: int = 4
-
-
-class ConvNormReLU(nn.Module):
-    """Convolution without bias, batch norm, ReLU."""
-
-    def __init__(self, in_channels: int, channels: int, kernel: tuple[int, int]) -> None:
-        super().__init__()
-        padding = (kernel[0] // 2, kernel[1] // 2)
-        self.conv = nn.Conv2d(in_channels, channels, kernel, padding=padding, bias=False)
-        self.bn = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.conv(x)))
 
 
 class ScalePerPrior(nn.Conv1d):
@@ -217,7 +204,7 @@ class CLRHead(nn.Module):
 
     def lines(self, start: Tensor, angle: Tensor) -> Tensor:
         """The straight lines' x at every row, [..., R], bottom row first, in parts of (width - 1)."""
-        ys = self.prior_ys.to(start.dtype)
+        ys = self.prior_ys.to(start)
         return line_xs(start, angle, ys, self.config.input_size)
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lane_models.backbones.cifar_resnet import CifarResNet
-from lane_models.backbones.fpn import FPN
+from lane_models.backbones.fpn import Pyramid
 from lane_models.backbones.resnet import BLOCKS, ResNet, initialise
 from lane_models.laneatt.anchors import Anchors, anchor_xs, feature_columns
 from lane_models.road_crop import RoadCrop
@@ -129,19 +129,6 @@ def _insert_diagonal(attention: Tensor) -> Tensor:
     # Without its first entry, a flat A x A matrix is A - 1 rows of A values followed by one of the diagonal.
     rows = F.pad(attention.flatten(1).unflatten(1, (count - 1, count)), (0, 1))
     return F.pad(rows.flatten(1), (1, 0)).unflatten(1, (count, count))
-
-
-class Pyramid(nn.Module):
-    """A ResNet with a feature pyramid on its last three stages; gives the finest map (stride 8)."""
-
-    def __init__(self, resnet: ResNet, channels: int) -> None:
-        super().__init__()
-        self.backbone = resnet
-        self.neck = FPN(resnet.channels[1:], channels, outputs=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        finest: Tensor = self.neck(self.backbone(x)[1:])[0]
-        return finest
 
 
 def _backbone(config: LaneATTConfig) -> tuple[nn.Module, int]:

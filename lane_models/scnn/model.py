@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lane_models.backbones.fpn import FPN
+from lane_models.backbones.fpn import Pyramid
 from lane_models.backbones.resnet import BLOCKS, ResNet, initialise
 from lane_models.backbones.vgg import VGG16
 from lane_models.road_crop import RoadCrop
@@ -25,6 +25,7 @@ STRIDE = 8
 """Pixels of the input for one of the feature map."""
 
 RESNET_KEYS = {
+    "backbone.backbone.": "backbone.resnet.",  # of the small variant's pyramid
     "reducer.": "channel_reducer.",
     "message_passing.": "scnn_layer.",
     "classifier.": "classifier.0.conv.",
@@ -79,19 +80,6 @@ class SCNNConfig:
     def map_size(self) -> tuple[int, int]:
         """(h, w) of the features and of the class logits."""
         return self.input_size[0] // STRIDE, self.input_size[1] // STRIDE
-
-
-class Pyramid(nn.Module):
-    """A small ResNet-18 with a feature pyramid on its last three stages; gives the finest map (stride 8)."""
-
-    def __init__(self, width: int, channels: int) -> None:
-        super().__init__()
-        self.resnet = ResNet(BLOCKS[18], width)
-        self.neck = FPN(self.resnet.channels[1:], channels, outputs=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        finest: Tensor = self.neck(self.resnet(x)[1:])[0]
-        return finest
 
 
 class LastStage(ResNet):
@@ -210,6 +198,7 @@ def _features(config: SCNNConfig) -> tuple[nn.Module, nn.Module]:
         )
         return VGG16(), reducer
     if config.backbone == "pyramid":
-        return Pyramid(config.width, config.channels), Reducer(config.channels, config.channels)
+        pyramid = Pyramid(ResNet(BLOCKS[18], config.width), config.channels)
+        return pyramid, Reducer(config.channels, config.channels)
     resnet = LastStage(int(config.backbone.removeprefix("r")))
     return resnet, Reducer(resnet.channels[-1], config.channels)
