@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
+import torch
 from torch import nn
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -36,6 +38,7 @@ class Cell:
     calibration_images: int
     calibration: str
     """The rule that chose the calibration frames."""
+    calibration_digest: str
     seed: int
     settings: Mapping[str, Any]
     """All options of the method, defaults filled in."""
@@ -51,8 +54,9 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """SHA-256 of the canonical JSON of all fields."""
-        return hashlib.sha256(canonical_json(dataclasses.asdict(self)).encode()).hexdigest()
+        """SHA-256 of the canonical JSON of all fields but the words for the weights, whose digest counts."""
+        deciding = {name: value for name, value in dataclasses.asdict(self).items() if name != "weights"}
+        return hashlib.sha256(canonical_json(deciding).encode()).hexdigest()
 
     @property
     def label(self) -> str:
@@ -81,33 +85,36 @@ def digest_of_state(model: nn.Module) -> str:
 
 @cache
 def code_version(detector: str, project: Path = PROJECT) -> str:
-    """Digest of the library, the baselines, this detector and the readers. Plots and tables do not count."""
+    """Digest of the library, the baselines, this detector, the readers and PyTorch's version.
+
+    Plots, tables and training losses do not count.
+    """
     sources = [
         *_python_files(project / "selective_focus", leave_out=("export",)),
         *_python_files(project / "baselines"),
         *(project / "lane_models").glob("*.py"),
         *_python_files(project / "lane_models" / "backbones"),
-        *_python_files(project / "lane_models" / detector),
+        *(path for path in _python_files(project / "lane_models" / detector) if path.name != "loss.py"),
         *(project / "datasets").glob("*.py"),
     ]
-    return digest_of_files(sources, project)
+    return digest_of_files(sources, project, f"torch {torch.__version__}")
 
 
 @cache
 def metric_version(project: Path = PROJECT) -> str:
-    """Digest of the sources that turn lanes into scores."""
+    """Digest of the sources that turn lanes into scores, and of OpenCV's version, which draws the strokes."""
     sources = [
         *_python_files(project / "bench" / "metrics"),
         project / "bench" / "evaluate.py",
         project / "bench" / "scorers.py",
         project / "selective_focus" / "lane_distortion.py",
     ]
-    return digest_of_files(sources, project)
+    return digest_of_files(sources, project, f"opencv {cv2.__version__}")
 
 
-def digest_of_files(paths: Iterable[Path], project: Path) -> str:
-    """SHA-256 over relative names and contents, line ends normalised."""
-    digest = hashlib.sha256()
+def digest_of_files(paths: Iterable[Path], project: Path, words: str = "") -> str:
+    """SHA-256 over ``words``, and relative names and contents of files, line ends normalised."""
+    digest = hashlib.sha256(words.encode())
     for path in sorted(set(paths)):
         digest.update(f"{path.relative_to(project).as_posix()}\n".encode())
         digest.update(path.read_bytes().replace(b"\r\n", b"\n"))

@@ -54,7 +54,9 @@ class TestData:
 
     name: str
     digest: str
-    """Changes with the lists of frames, their annotations and the sizes of their image files."""
+    """Changes with the list of test frames, their annotations and the sizes of their image files."""
+    calibration_digest: str
+    """The same of the calibration frames; full precision does not depend on it."""
     image_size: tuple[int, int]
     frames: Sequence[Frame]
     names: Sequence[str]
@@ -102,12 +104,15 @@ def _culane(profile: Profile, root: Path) -> TestData:
     return TestData(
         name=profile.dataset if profile.split == "test" else f"{profile.dataset}-{profile.split}",
         digest=_digest(
-            [frame.path for frame in (*test, *calibration)],
-            [frame.name for frame in (*test, *calibration)],
+            [frame.path for frame in test],
+            [frame.name for frame in test],
             [
                 f"{category} {lanes_text(lanes)}"
                 for category, lanes in zip(categories, annotated, strict=True)
             ],
+        ),
+        calibration_digest=_digest(
+            [frame.path for frame in calibration], [frame.name for frame in calibration], []
         ),
         image_size=size,
         frames=[ImageFile(frame.path, size) for frame in test],
@@ -139,9 +144,12 @@ def _tusimple(profile: Profile, root: Path) -> TestData:
     return TestData(
         name=profile.dataset,
         digest=_digest(
-            [frame.path for frame in (*test, *calibration)],
-            [frame.name for frame in (*test, *calibration)],
+            [frame.path for frame in test],
+            [frame.name for frame in test],
             [f"{frame.h_samples} {frame.lanes}" for frame in test],
+        ),
+        calibration_digest=_digest(
+            [frame.path for frame in calibration], [frame.name for frame in calibration], []
         ),
         image_size=size,
         frames=[ImageFile(frame.path, size) for frame in test],

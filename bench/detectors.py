@@ -52,13 +52,22 @@ def check(detector: str, variant: str | None, weights: Path | None) -> tuple[str
         raise BenchError(f"{name} has no variant {variant!r}; choose one of {known}")
     if weights is not None and not weights.exists():
         raise BenchError(f"{weights}: no such checkpoint; give a file, or a folder of checkpoints")
+    embedded = variant or EMBEDDED
+    if weights is None and (
+        embedded not in lane_models.variants(name) or lane_models.shipped_weights(name, embedded) is None
+    ):
+        raise BenchError(
+            f"{name} {embedded} has no embedded weights; give a checkpoint with --weights FILE "
+            "(bench/paper/checkpoints.csv says where to get one)"
+        )
     return name, variant
 
 
 def fitting(folder: Path, name: str, variant: str | None = None, dataset: str = "") -> list[tuple[Path, str]]:
     """The checkpoints below ``folder`` named after a detector, each with the variant that it fits, in file order.
 
-    Checkpoints whose path or variant names another data set than ``dataset`` are left out.
+    Checkpoints whose path or variant names another data set than ``dataset`` are left out. Raises CheckpointError for
+    one that is damaged, BenchError for one that fits no variant: other weights are never taken in its place.
     """
     others = [other for other in OTHER_DATASETS if dataset and other != dataset]
     found = []
@@ -70,8 +79,10 @@ def fitting(folder: Path, name: str, variant: str | None = None, dataset: str = 
             continue
         try:
             fits = _from_file(name, variant, path).variant
-        except (CheckpointError, BenchError):
-            continue
+        except BenchError:
+            if variant is None:
+                raise
+            continue  # of another variant than the one that is looked for
         if fits not in others:
             found.append((path, fits))
     return found
@@ -109,13 +120,7 @@ def describe_detectors() -> list[str]:
 
 
 def _embedded(name: str, variant: str | None) -> tuple[LaneDetector, str]:
-    detector = lane_models.build(name, variant)
-    if lane_models.shipped_weights(name, detector.variant) is None:
-        raise BenchError(
-            f"{name} {detector.variant} has no embedded weights; give a checkpoint with --weights FILE "
-            "(bench/paper/checkpoints.csv says where to get one)"
-        )
-    return detector, "embedded"
+    return lane_models.build(name, variant or EMBEDDED), "embedded"
 
 
 def _from_file(name: str, variant: str | None, path: Path) -> LaneDetector:

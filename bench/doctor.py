@@ -7,13 +7,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import torch
 
 import lane_models
 from bench import environment
+from bench.data import SYNTHETIC_ROOT
 from bench.errors import BenchError
 from bench.profile import load_profile
 from bench.runner import check_device
@@ -75,11 +75,11 @@ def _parts() -> Iterator[Finding]:
             if shipped
             else "no embedded weights, needs --weights FILE"
         )
-        yield Finding(True, f"{name}: {words}")
+        yield Finding(bool(shipped) or name not in load_profile("quick").detectors, f"{name}: {words}")
     missing = sorted(set(load_profile("quick").methods) - set(methods()))
     text = f"methods that profile quick needs and are not here: {', '.join(missing)}; reinstall the checkout"
     yield Finding(not missing, text if missing else f"{len(methods())} methods")
-    frames = Path(".cache")
+    cached = (SYNTHETIC_ROOT / "manifest" / "test.json").is_file()
     yield Finding(
-        True, f"synthetic road frames: {'cached' if frames.exists() else 'will be rendered on the first run'}"
+        True, f"synthetic road frames: {'cached' if cached else 'will be rendered on the first run'}"
     )

@@ -10,6 +10,8 @@ import signal
 import threading
 import time
 import traceback
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -170,6 +172,7 @@ def plan(profile: Profile, detector: LaneDetector, weights: str, data: TestData,
                 settings=parts.resolve_options(method, bits, profile.methods[method]),
                 calibration_images=len(data.calibration) if calibrated else 0,
                 calibration=data.calibration_rule if calibrated else "none",
+                calibration_digest=data.calibration_digest if calibrated else "",
             )
         )
     return cells
@@ -210,7 +213,11 @@ def _measure_cell(cell: Cell, subject: Subject, parts: Parts) -> dict[str, Any]:
         quantize_s = time.perf_counter() - start
         found = subject.detect(quantized)
     start = time.perf_counter()
-    result: Result = measure(found, reference.lanes, subject.data.scorer, subject.data.image_size)
+    try:
+        result: Result = measure(found, reference.lanes, subject.data.scorer, subject.data.image_size)
+    except bad_input_errors() as error:
+        # the lanes come from this cell's network, not from the user: the cell has failed, the run goes on
+        raise RuntimeError(f"lanes that cannot be scored: {one_line(error)}") from error
     metric_s = time.perf_counter() - start
     timing = {
         "reconstruction_s": log.reconstruction_s,
@@ -287,7 +294,7 @@ def _load_detections(path: Path) -> Detections | None:
             )
             images = [[next(lanes) for _ in range(count)] for count in stored["lanes_per_image"]]
             network_s, decode_s = map(float, stored["seconds"])
-    except (OSError, ValueError, KeyError, EOFError, StopIteration):
+    except (OSError, ValueError, KeyError, EOFError, StopIteration, zipfile.BadZipFile, zlib.error):
         return None
     return Detections(images, network_s, decode_s)
 

@@ -33,7 +33,7 @@ METHOD_ORDER = (
 
 _ROW = ("detector", "variant", "weights", "method", "w_bits", "a_bits", "calibration_images")
 _DATA = ("dataset", "data_digest", "subset", "device")
-_SAME = ("weights_digest", "settings", "calibration", "code", "metric")
+_SAME = ("weights_digest", "settings", "calibration", "calibration_digest", "code", "metric")
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ def _notes(group: Sequence[Record], rows: Sequence[Row], left_out: int) -> tuple
     if any(row.seeds > 1 for row in rows):
         notes.append("±: half of the 95 % interval over seeds")
     embedded = sorted({row.detector for row in rows if row.weights == "embedded"})
-    if embedded and group[0].cell["dataset"] != "synthetic":
+    if embedded and not group[0].cell["dataset"].startswith("synthetic"):
         notes.append(
             f"{', '.join(embedded)}: the small embedded weights (trained on synthetic roads), not official ones"
         )

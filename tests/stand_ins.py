@@ -51,6 +51,7 @@ def toy_data(profile: Profile, rendered: Any = None) -> TestData:
     return TestData(
         name="toy",
         digest="d" * 64,
+        calibration_digest=str(profile.calibration_images),
         image_size=IMAGE_SIZE,
         frames=frames,
         names=[f"frame {frame.seed}" for frame in frames],

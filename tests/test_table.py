@@ -104,7 +104,8 @@ def test_one_seed_has_no_interval(records: list[Record]) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["code", "metric", "weights_digest", "data_digest", "settings", "calibration"]
+    "field",
+    ["code", "metric", "weights_digest", "data_digest", "settings", "calibration", "calibration_digest"],
 )
 def test_seeds_of_different_versions_are_never_averaged(records: list[Record], field: str) -> None:
     seeds = [r for r in records if r.cell["method"] == "selective-focus" and r.cell["w_bits"] == 4]
