@@ -158,6 +158,21 @@ def test_small_variant_decodes_into_the_whole_frame() -> None:
     np.testing.assert_allclose(half.points * 2, lane.points)
 
 
+@pytest.mark.parametrize(
+    ("head", "value"),
+    [("existence", torch.nan), ("control_points", torch.nan), ("control_points", torch.inf)],
+)
+def test_values_that_are_not_finite_give_no_lane_and_hide_none(head: str, value: float) -> None:
+    detector = lane_models.build("bezierlanenet", "synthetic")
+    heads = one_lane(detector)
+    heads[head].flatten(2)[0, 3, 0] = value
+    assert detector.decode(heads) == [[]]
+    heads = one_lane(detector)
+    heads["existence"][0, 4] = 12.0
+    heads[head].flatten(2)[0, 4, 0] = value
+    assert len(detector.decode(heads)[0]) == 1
+
+
 @pytest.mark.parametrize("variant", ["r18", "synthetic"])
 def test_geometry_agrees_with_decode_and_foreground_marks_the_lane(variant: str) -> None:
     detector = lane_models.build("bezierlanenet", variant)

@@ -51,9 +51,14 @@ def chosen_queries(scores: npt.NDArray[np.floating], config: BezierLaneNetConfig
 def decode(
     heads: Mapping[str, Tensor], config: BezierLaneNetConfig, image_size: tuple[int, int]
 ) -> list[list[Lane]]:
-    """Heads of N images -> their lanes, in pixels of a frame of ``image_size`` (H, W). Nothing is clipped."""
+    """Heads of N images -> their lanes, in pixels of a frame of ``image_size`` (H, W). Nothing is clipped.
+
+    Queries with values that are not finite never become lanes, nor do they outdo their neighbours.
+    """
     scores = confidence(heads)[..., 0].detach().cpu().numpy()
     curves = curve_points(heads["control_points"].detach().cpu().double()).numpy()
+    finite = np.isfinite(scores) & np.isfinite(curves).all(axis=(2, 3))
+    scores = np.where(finite, scores, 0)
     images = []
     for image_scores, image_curves in zip(scores, curves, strict=True):
         chosen = chosen_queries(image_scores, config)
