@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -100,7 +99,11 @@ def quantize(
 
 
 def peak_memory_mb() -> float:
-    """The most memory this process has ever held, in MiB."""
+    """The most memory this process has ever held, in MiB; 0 where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
