@@ -17,10 +17,15 @@ import torch
 from safetensors import safe_open
 
 from bench.metrics.culane import Counts, count_matches
+from datasets.culane import read_lanes
+from datasets.errors import DatasetError
+from datasets.images import read_image
 from selective_focus import Lane, LaneDetector
 
 Image = npt.NDArray[np.uint8]
 Polyline = npt.NDArray[np.float64]
+
+SUFFIX = ".lines.txt"
 
 
 @dataclass(frozen=True)
@@ -43,14 +48,17 @@ def synthetic_frames(split: str, count: int) -> Iterator[Annotated]:
 
 
 def real_frames(folder: Path) -> Iterator[Annotated]:
-    """Frames NAME.jpg with CULane's NAME.lines.txt beside them; the category is the folder's name."""
-    for path in sorted(folder.glob("*.lines.txt")):
-        image = cv2.imread(str(path.with_name(path.name.replace(".lines.txt", ".jpg"))))
-        lines = [
-            np.array(line.split(), dtype=np.float64) for line in path.read_text().splitlines() if line.strip()
-        ]
-        if image is not None:
-            yield Annotated(image, [line.reshape(-1, 2) for line in lines], folder.name)
+    """Frames NAME.jpg with CULane's NAME.lines.txt beside them; the category is the folder's name.
+
+    Raises DatasetError for a frame or a lane file that is missing, cut short or otherwise unreadable, and for a
+    folder without any.
+    """
+    paths = sorted(folder.glob(f"*{SUFFIX}"))
+    if not paths:
+        raise DatasetError(f"{folder}: no *{SUFFIX} files in this folder; give one with annotated frames")
+    for path in paths:
+        image = read_image(path.with_name(path.name.removesuffix(SUFFIX) + ".jpg"))
+        yield Annotated(image, read_lanes(path), folder.name)
 
 
 class Predictions:
@@ -146,7 +154,7 @@ def write_card(
     for name, predictions in real.items():
         lines += ["", f"Real frames, {name} ({len(predictions.lanes)}), without adaptation:", ""]
         lines += f1_table(predictions.counts())
-    lines += ["", *LIMITS]
+    lines += ["", *LIMITS, *(REAL_LIMITS if real else ())]
     path = weights.with_suffix(".md")
     path.write_text("\n".join(lines) + "\n")
     report(f"wrote {path}")
@@ -156,8 +164,11 @@ def write_card(
 LIMITS = (
     "## Limits",
     "",
-    "For the benchmark only: small, trained on drawings. Not for driving. The labels of the real day frames hold the",
-    "own lane's two borders alone, so correct outer lanes count as false there and F1 is a lower bound.",
+    "For the benchmark only: small, trained on drawings. Not for driving.",
+)
+REAL_LIMITS = (
+    "The labels of the real day frames hold the own lane's two borders alone, so correct outer lanes count as false",
+    "there and F1 is a lower bound.",
 )
 
 

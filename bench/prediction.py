@@ -13,17 +13,21 @@ import torch
 
 from bench.errors import BenchError
 from bench.overlays import draw_lanes
+from datasets.images import read_image
 from selective_focus import Lane, LaneDetector
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
 def predict(detector: LaneDetector, image: Path, out: Path, device: str = "cpu") -> Iterator[str]:
-    """Writes a PNG for each image and gives a line about it. Raises BenchError for unreadable or missing files."""
+    """Writes a PNG for each image and gives a line about it.
+
+    Raises BenchError for missing files, DatasetError for images that cannot be read or are cut short.
+    """
     detector.model.to(device)
     pairs = list(_pairs(image, out))
     for source, target in pairs:
-        frame = _read(source)
+        frame = read_image(source)
         lanes, network_ms, decode_ms = _detect(detector, frame, device)
         target.parent.mkdir(parents=True, exist_ok=True)
         drawn = draw_lanes(frame, lanes, scores=True)
@@ -48,13 +52,6 @@ def _pairs(image: Path, out: Path) -> Iterator[tuple[Path, Path]]:
         raise BenchError(f"{out}: is a file; --out must be a folder when --image is one")
     for path in sources:
         yield path, out / path.relative_to(image).with_suffix(".png")
-
-
-def _read(path: Path) -> npt.NDArray[np.uint8]:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise BenchError(f"{path}: not a readable image; expected JPEG or PNG")
-    return np.asarray(image, dtype=np.uint8)
 
 
 def _detect(

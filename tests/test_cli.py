@@ -191,6 +191,9 @@ def test_predict_an_image_and_a_folder(
     assert (drawn != plain).any()
     assert call("predict", "--image", str(culane / "driver"), "--out", str(tmp_path / "many")) == 0
     assert len(list((tmp_path / "many").glob("*.png"))) == 9
+    source.write_bytes(source.read_bytes()[:-500])
+    assert call("predict", "--detector", "toy", "--image", str(source), "--out", str(tmp_path / "b.png")) == 2
+    assert "ends too early" in complaint(capsys)
 
 
 def test_an_interruption_is_130(culane: Path, monkeypatch: pytest.MonkeyPatch) -> None:
