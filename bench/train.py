@@ -42,30 +42,29 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from bench.training_frames import Example, Polyline, augmented
+from bench.training_frames import Example, Polyline, TrainingError, augmented, damaged
 from selective_focus import LaneDetector
 
 STATE = "training.pt"
 
 
-class TrainingError(ValueError):
-    """A training run that cannot start or go on; the message is one line and says what to do."""
-
-
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One training run. ``steps`` is part of the learning-rate schedule, so it cannot change on the way."""
+    """One training run; the defaults are those of the shipped weights.
+
+    ``steps`` is part of the learning-rate schedule, so it cannot change on the way.
+    """
 
     detector: str
     variant: str = "synthetic"
-    steps: int = 3000
+    steps: int = 5000
     seed: int = 0
     batch: int = 16
     learning_rate: float = 1.5e-3
     weight_decay: float = 1e-2
     warmup: int = 100
     gradient_norm: float = 10.0
-    frames: int = 16000
+    frames: int = 10000
     bfloat16: bool = True
 
     def rate(self, step: int) -> float:
@@ -98,7 +97,8 @@ def train(
 
     stop_after: return after this many steps of this call (the state is saved). The state is saved every
     ``save_every`` steps and at the end, under another name first.
-    Raises TrainingError for a saved state of another configuration, or when the loss is not finite.
+    Raises TrainingError for a saved state that is damaged or of another configuration, or when the loss is not
+    finite.
     """
     model = detector.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     loss_module = _loss(config.detector, model)
@@ -205,7 +205,7 @@ def _autocast(config: TrainingConfig, device: str) -> AbstractContextManager[Any
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.bfloat16 and fast)
 
 
-def _cpu_has_bfloat16() -> TrainingResult:
+def _cpu_has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 itself; where it does not, bfloat16 is slower than float32."""
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
@@ -227,13 +227,20 @@ def _resume(
     path: Path, config: TrainingConfig, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[int, float]:
     """Load a saved state; its steps and seconds."""
-    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if saved["config"] != json.dumps(asdict(config)):
+    again = "training begins at the first step"
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         settings = saved["config"]
+    except Exception as error:
+        raise damaged(path, error, again) from None
+    if settings != json.dumps(asdict(config)):
         raise TrainingError(f"{path}: was saved with other settings ({settings}); remove it or take these")
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    return int(saved["steps"]), float(saved["seconds"])
+    try:
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        return int(saved["steps"]), float(saved["seconds"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise damaged(path, error, again) from None
 
 
 def _progress(

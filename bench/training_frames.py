@@ -23,6 +23,10 @@ Image = npt.NDArray[np.uint8]
 Polyline = npt.NDArray[np.float64]
 
 
+class TrainingError(ValueError):
+    """A training run that cannot start or go on; the message is one line and says what to do."""
+
+
 class Example(NamedTuple):
     """An image [H, W, 3] at network size, its lanes [P, 2] in network pixels, and each lane's slot.
 
@@ -70,13 +74,16 @@ class SyntheticSource:
 
 
 class TrainingFrames(Sequence[Example]):
-    """Frames in a folder, one memory-mapped array of images and one file of lanes a shard."""
+    """Frames in a folder, one memory-mapped array of images and one file of lanes a shard.
+
+    Raises TrainingError for a file that is missing or damaged.
+    """
 
     def __init__(self, folder: Path, count: int) -> None:
         self._count = count
-        shards = [folder / f"{shard:05d}" for shard in range(math.ceil(count / SHARD))]
-        self._images = [np.load(f"{shard}.images.npy", mmap_mode="r") for shard in shards]
-        labels = [_read_labels(Path(f"{shard}.lanes.npz")) for shard in shards]
+        shards = range(math.ceil(count / SHARD))
+        self._images = [_read_images(_shard_files(folder, shard)[0]) for shard in shards]
+        labels = [_read_labels(_shard_files(folder, shard)[1]) for shard in shards]
         self._lanes = [lanes for shard, _ in labels for lanes in shard]
         self._slots = [slots for _, shard in labels for slots in shard]
 
@@ -106,7 +113,8 @@ def render_frames(
     or not.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [i for i in range(math.ceil(count / SHARD)) if not (folder / f"{i:05d}.images.npy").is_file()]
+    shards = range(math.ceil(count / SHARD))
+    missing = [i for i in shards if not all(path.is_file() for path in _shard_files(folder, i))]
     if missing:
         started = time.monotonic()
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
@@ -123,8 +131,8 @@ def _render_shard(folder: Path, source: Callable[[int], Example], shard: int) ->
     examples = [source(index) for index in range(shard * SHARD, (shard + 1) * SHARD)]
     lanes = [lane for one in examples for lane in one.lanes]
     points = np.concatenate(lanes) if lanes else np.zeros((0, 2))
-    name = folder / f"{shard:05d}"
-    with _replacing(Path(f"{name}.lanes.npz")) as temporary:
+    images_file, lanes_file = _shard_files(folder, shard)
+    with _replacing(lanes_file) as temporary:
         np.savez(
             temporary,
             points=points.astype(np.float32),
@@ -132,8 +140,7 @@ def _render_shard(folder: Path, source: Callable[[int], Example], shard: int) ->
             counts=np.array([len(one.lanes) for one in examples], dtype=np.int64),
             slots=np.array([slot for one in examples for slot in one.slots], dtype=np.int64),
         )
-    # Last, because its presence says that the shard is complete.
-    with _replacing(Path(f"{name}.images.npy")) as temporary:
+    with _replacing(images_file) as temporary:
         np.save(temporary, np.stack([one.image for one in examples]))
 
 
@@ -153,11 +160,38 @@ class _replacing:
             self.temporary.unlink(missing_ok=True)
 
 
+def _shard_files(folder: Path, shard: int) -> tuple[Path, Path]:
+    """A shard's images and its lanes."""
+    return folder / f"{shard:05d}.images.npy", folder / f"{shard:05d}.lanes.npz"
+
+
+def _read_images(path: Path) -> Image:
+    """The images of a shard [SHARD, H, W, 3], memory-mapped."""
+    try:
+        images: Image = np.load(path, mmap_mode="r")
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != SHARD:
+            raise ValueError(f"{images.dtype} {list(images.shape)}, expected uint8 [{SHARD}, H, W, 3]")
+    except Exception as error:
+        raise damaged(path, error, "it is rendered again") from None
+    return images
+
+
+def damaged(path: Path, error: Exception, then: str) -> TrainingError:
+    """What to say of a file of ours that cannot be read: loaders raise nearly anything for half a file."""
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return TrainingError(f"{path}: truncated or damaged ({reason}); remove it and start again: {then}")
+
+
 def _read_labels(path: Path) -> tuple[list[list[Polyline]], list[list[int]]]:
     """The lanes and the slots of each frame of a shard."""
-    with np.load(path) as file:
-        lanes = np.split(file["points"].astype(np.float64), np.cumsum(file["lengths"])[:-1])
-        slots, counts = file["slots"].tolist(), file["counts"]
+    try:
+        with np.load(path) as file:
+            lanes = np.split(file["points"].astype(np.float64), np.cumsum(file["lengths"])[:-1])
+            slots, counts = file["slots"].tolist(), file["counts"]
+        if len(counts) != SHARD or counts.sum() != len(slots):
+            raise ValueError(f"{len(slots)} lanes of {len(counts)} frames, expected {SHARD} frames")
+    except Exception as error:
+        raise damaged(path, error, "it is rendered again") from None
     frames = [slice(end - count, end) for end, count in zip(np.cumsum(counts), counts, strict=True)]
     return [lanes[frame] for frame in frames], [slots[frame] for frame in frames]
 

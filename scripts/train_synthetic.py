@@ -1,10 +1,11 @@
 """Train the small variant of a detector on rendered roads, write its weights and its model card.
 
-    python scripts/train_synthetic.py --detector laneatt [--steps N] [--seed S] [--out DIR]
+    python scripts/train_synthetic.py --detector laneatt               train as the shipped weights were
     python scripts/train_synthetic.py --detector laneatt --card        measure the shipped weights again
 
 Stopped at any point, the same command goes on where it was. The weights go to --out; copy them to
-lane_models/weights to ship them (the default --out of --card).
+lane_models/weights to ship them (where --card looks). The card holds synthetic test frames alone, unless
+--real names a folder whose culane_day and culane_night hold annotated camera frames (NAME.jpg, NAME.lines.txt).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from bench.training_frames import SyntheticSource, render_frames  # noqa: E402
 from selective_focus import LaneDetector  # noqa: E402
 
 CACHE = ROOT / ".cache"
+REAL = ("culane_day", "culane_night")
 
 
 def main() -> int:
@@ -51,13 +53,7 @@ def main() -> int:
 
 def train_and_write(given: argparse.Namespace) -> None:
     """Render what is missing, train, write weights and card."""
-    config = TrainingConfig(
-        given.detector,
-        steps=given.steps,
-        seed=given.seed,
-        frames=given.frames,
-        learning_rate=given.learning_rate,
-    )
+    config = training_config(given)
     torch.manual_seed(given.seed)
     detector = lane_models.untrained(given.detector, "synthetic")
     source = SyntheticSource(detector.crop)
@@ -78,14 +74,36 @@ def train_and_write(given: argparse.Namespace) -> None:
     write(given, lane_models.build(given.detector, "synthetic", weights), out)
 
 
+def training_config(given: argparse.Namespace) -> TrainingConfig:
+    """The run that was asked for."""
+    return TrainingConfig(
+        given.detector,
+        steps=given.steps,
+        seed=given.seed,
+        frames=given.frames,
+        learning_rate=given.learning_rate,
+    )
+
+
 def write(given: argparse.Namespace, detector: LaneDetector, folder: Path) -> None:
     """Measure the weights in ``folder`` and write their card."""
     say(f"rendering and testing {given.test_frames} frames")
     synthetic = Predictions(detector, synthetic_frames("test", given.test_frames))
-    folders = [given.real / name for name in ("culane_day", "culane_night")]
-    real = {path.name: Predictions(detector, real_frames(path)) for path in folders if path.is_dir()}
+    real = {path.name: Predictions(detector, real_frames(path)) for path in real_folders(given.real)}
     card = write_card(detector, folder / f"{given.detector}_synthetic.safetensors", synthetic, real, say)
     print(card.read_text())
+
+
+def real_folders(root: Path | None) -> list[Path]:
+    """The folders of real frames to measure on; none without --real."""
+    if root is None:
+        return []
+    found = [root / name for name in REAL if (root / name).is_dir()]
+    if not found:
+        raise ValueError(
+            f"--real {root}: holds neither {' nor '.join(REAL)}; leave --real out or give another folder"
+        )
+    return found
 
 
 def say(line: str) -> None:
@@ -104,14 +122,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=int, default=default.frames, help="rendered training frames")
     parser.add_argument("--learning-rate", type=float, default=default.learning_rate)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=2, help="another number gives slightly other weights")
     parser.add_argument("--out", type=Path, help="default .cache/training/DETECTOR-SEED")
     parser.add_argument(
         "--card", action="store_true", help="only measure the shipped weights and write their card"
     )
-    parser.add_argument("--test-frames", type=int, default=1800)
+    parser.add_argument("--test-frames", type=int, default=450)
     parser.add_argument(
-        "--real", type=Path, default=ROOT.parent / "shared" / "real", help="folder of real frames"
+        "--real",
+        type=Path,
+        help=f"folder with {' and '.join(REAL)}; default: only synthetic frames are measured",
     )
     return parser
 

@@ -10,8 +10,15 @@ import pytest
 import torch
 
 import lane_models
-from bench.train import TrainingConfig, TrainingError, batch_of, train, write_weights
-from bench.training_frames import Example, TrainingFrames, augmented, mirrored, render_frames
+from bench.train import TrainingConfig, batch_of, train, write_weights
+from bench.training_frames import (
+    Example,
+    TrainingError,
+    TrainingFrames,
+    augmented,
+    mirrored,
+    render_frames,
+)
 from lane_models.road_crop import RoadCrop
 from selective_focus import LaneDetector
 
@@ -66,6 +73,21 @@ def test_other_settings_do_not_go_on_from_a_saved_run(tmp_path: Path) -> None:
     trained(tmp_path, stops=(1,))
     with pytest.raises(TrainingError, match="other settings"):
         train(replace(CONFIG, steps=5), detector(), FRAMES, tmp_path, report=lambda _: None)
+
+
+@pytest.mark.parametrize("content", ["cut", "empty", "other"])
+def test_a_damaged_saved_state_is_named_in_one_line(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "training.pt"
+    if content == "other":
+        torch.save({"model": {}}, path)
+    else:
+        trained(tmp_path, stops=(1,))
+        path.write_bytes(path.read_bytes()[:5000] if content == "cut" else b"")
+    with pytest.raises(TrainingError) as caught:
+        train(CONFIG, detector(), FRAMES, tmp_path, report=lambda _: None)
+    assert f"{path}: truncated or damaged" in str(caught.value)
+    assert "remove it" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_detector_without_loss_is_named(tmp_path: Path) -> None:
@@ -131,6 +153,15 @@ def test_rendered_frames_survive_the_disk_and_are_not_rendered_twice(tmp_path: P
     (tmp_path / "00001.images.npy").unlink()
     render_frames(tmp_path, drawn, 260, processes=1, report=said.append)
     assert len(said) == count + 1
+    for name in ("00001.images.npy", "00001.lanes.npz"):
+        whole = (tmp_path / name).read_bytes()
+        for half in (whole[: len(whole) // 2], b""):
+            (tmp_path / name).write_bytes(half)
+            with pytest.raises(TrainingError, match=rf"{name}: truncated or damaged \(.*remove it"):
+                TrainingFrames(tmp_path, 260)
+        (tmp_path / name).unlink()
+        again = render_frames(tmp_path, drawn, 260, processes=1, report=said.append)
+    assert len(said) == count + 3
     assert isinstance(again, TrainingFrames)
 
 
