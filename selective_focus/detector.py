@@ -118,6 +118,8 @@ class QuantizationLog:
     """One entry a reconstructed unit: name, iterations, seconds, losses, share of unsettled roundings."""
     sensitivity: list[dict[str, Any]] = field(default_factory=list)
     """Selective Focus only: {"iteration": int, "scores": {head: px}, "active": [head, ...], "loss": float}."""
+    caches: list[dict[str, Any]] = field(default_factory=list)
+    """Block-wise methods: the memory that each phase's cached activations were estimated to take, and the plan."""
     float_operations: list[str] = field(default_factory=list)
     """Parameterised or product layers that were left in floating point."""
 

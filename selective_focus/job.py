@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from selective_focus.detector import Heads, LaneDetector, QuantizationLog
 from selective_focus.lane_distortion import RowLanes, lane_distortion_scores, mean_distortion, sample_rows
+from selective_focus.quantization.cache_plan import plan_caches, unit_sizes
 from selective_focus.quantization.calibrate import calibrate_activations, calibrate_weights
 from selective_focus.quantization.config import (
     ConfigurationError,
@@ -26,16 +28,12 @@ from selective_focus.quantization.layers import (
     float_weights,
     not_quantizing,
     quantized_layers,
+    quantized_modules,
 )
-from selective_focus.quantization.lockstep import Lockstep, UnitCall
-from selective_focus.quantization.reconstruct import (
-    Learnable,
-    UnitData,
-    dropping,
-    optimise,
-    output_tensors,
-    unit_loss,
-)
+from selective_focus.quantization.learnable import Learnable, dropping
+from selective_focus.quantization.lockstep import Lockstep, Restarted
+from selective_focus.quantization.reconstruct import optimise
+from selective_focus.quantization.unit_data import UnitData, gather, unit_loss
 from selective_focus.quantization.wrap import TwinModels
 
 Found = TypeVar("Found")
@@ -147,10 +145,13 @@ class QuantizationJob:
     def units(self, kind: UnitKind) -> list[Unit]:
         """The reconstruction units in running order.
 
-        "layer": every quantized layer, with the ReLU that follows it. "block": the detector's blocks, and each
-        layer outside them. A module that runs several times per image is replaced by the smallest module
+        "layer": every quantized layer or product, a layer with the ReLU that follows it. "block": the detector's
+        blocks, and each layer and product outside them. "network": the whole model.
+        A module that runs several times per image is replaced by the smallest module
         around it that runs once, since its inputs depend on its own outputs.
         """
+        if kind == "network":
+            return [Unit("")]
         seen = self.twins.trace
         blocks = self.detector.reconstruction_blocks if kind == "block" else ()
         unknown = [name for name in blocks if name not in seen.calls]
@@ -160,12 +161,12 @@ class QuantizationJob:
                 f"expected names of modules such as {seen.order[1]!r}"
             )
         units: list[Unit] = []
-        for layer in quantized_layers(self.model):
-            inside = [block for block in blocks if layer == block or layer.startswith(f"{block}.")]
-            name = seen.called_once(max(inside, key=len) if inside else layer)
+        for layer in quantized_modules(self.model):
+            around = [block for block in blocks if within(layer, block)]
+            name = seen.called_once(max(around, key=len) if around else layer)
             units.append(Unit(name, relu=name == layer and layer in seen.relu_of))
         outer = {unit.name: unit for unit in units}
-        kept = [u for u in outer.values() if not any(u.name.startswith(f"{o}.") for o in outer)]
+        kept = [u for u in outer.values() if not any(within(u.name, o) for o in outer if o != u.name)]
         return sorted(kept, key=lambda unit: seen.order.index(unit.name))
 
     def reconstruct_units(
@@ -188,13 +189,13 @@ class QuantizationJob:
         """
         settings = settings or self.reconstruction
         units = self.units(kind)
-        for place, (unit, data) in enumerate(self.unit_data(units)):
+        mixed = settings.keep_probability < 1
+        cached = self.unit_data(units, float_inputs=float_inputs, mixed=mixed)
+        for place, (unit, data) in enumerate(cached):
             module = self.model.get_submodule(unit.name)
             learnable = Learnable.of(module, weights=weights, scales=scales)
             if not learnable:
                 continue
-            if float_inputs:
-                data = replace(data, quantized_inputs=data.float_inputs)
             to_come = [later.name for later in units[place + 1 :]]
             self._optimise_unit(unit, data, learnable, loss_power, settings, to_come)
 
@@ -208,25 +209,26 @@ class QuantizationJob:
         to_come: Sequence[str],
     ) -> None:
         function = unit.bind(self.model)
-        seed = named_seed(self.seed, self.log.method, unit.name, str(len(self.log.units)))
+        # Without the method's name: at one seed every method sees the same batches and masks in a unit.
+        seed = named_seed(self.seed, unit.name, "batches")
         quantizers = learnable.quantizers
-        with dropping(quantizers, settings.keep_probability, seed) as drop:
+        masks = named_seed(self.seed, unit.name, "masks")
+        with dropping(quantizers, settings.keep_probability, masks) as drop:
 
             def step_loss(index: Tensor, step: int) -> Tensor:
                 outputs = data.call(function, index, drop.pool)
-                return unit_loss(outputs, [target[index] for target in data.targets], p)
+                return unit_loss(outputs, data.target(index), p)
 
             def hard_loss() -> float:
                 total = 0.0
                 with torch.no_grad(), dropping(quantizers, 1.0, 0):
                     for index in torch.split(torch.arange(data.images), settings.chunk_size):
                         outputs = data.call(function, index)
-                        targets = [target[index] for target in data.targets]
-                        total += float(unit_loss(outputs, targets, p)) * len(index)
+                        total += float(unit_loss(outputs, data.target(index), p)) * len(index)
                 return total / data.images
 
             entry = optimise(
-                unit.name,
+                unit.name or "network",
                 learnable,
                 step_loss,
                 hard_loss,
@@ -238,20 +240,45 @@ class QuantizationJob:
         self.log.units.append(entry)
         self.log.iterations += settings.iterations
 
-    def unit_data(self, units: list[Unit]) -> Iterator[tuple[Unit, UnitData]]:
-        """Each unit with its cached inputs and float targets, once the units before it have been finished."""
-        names = [unit.name for unit in units]
+    def unit_data(
+        self, units: list[Unit], *, float_inputs: bool = False, mixed: bool = True
+    ) -> Iterator[tuple[Unit, UnitData]]:
+        """Each unit with its cached inputs and float targets, once the units before it have been finished.
+
+        Args:
+            float_inputs: feed units from the full-precision network alone.
+            mixed: keep full-precision inputs beside the quantized ones.
+        """
         chunks = self.chunks()
-        quantized = {name: self.model.get_submodule(name) for name in names}
-        full = {name: self.float_model.get_submodule(name) for name in names}
-        with (
-            Lockstep(self.model, chunks, quantized) as lead,
-            Lockstep(self.float_model, chunks, full) as target,
-        ):
+        quantized = {unit.name: self.model.get_submodule(unit.name) for unit in units}
+        full = {unit.name: self.float_model.get_submodule(unit.name) for unit in units}
+        plan = plan_caches(
+            unit_sizes(self.float_model, self.images[:1], full),
+            len(self.images),
+            self.reconstruction.memory_budget_mb,
+            quantized=not float_inputs,
+            mixed=mixed,
+        )
+        self.log.caches.append(plan.to_dict())
+        passes: type[Lockstep | Restarted] = Restarted if plan.restart else Lockstep
+        tidy = plan.budget is not None
+        with passes(self.float_model, chunks, full, tidy=tidy) as target, ExitStack() as stack:
+            lead = None if float_inputs else passes(self.model, chunks, quantized, tidy=tidy)
+            if lead is not None:
+                stack.enter_context(lead)
             for unit in units:
-                quantized_calls, float_calls = lead.advance_to(unit.name), target.advance_to(unit.name)
-                function = unit.bind(self.float_model)
-                yield unit, gather(quantized_calls, float_calls, chunks, function)
+                calls = zip(
+                    repeat(None) if lead is None else lead.advance_to(unit.name),
+                    target.advance_to(unit.name),
+                    map(len, chunks),
+                    strict=False,
+                )
+                function, on_disk = unit.bind(self.float_model), unit.name in plan.on_disk
+                data = gather(unit.name, calls, len(self.images), function, keep_float=mixed, on_disk=on_disk)
+                try:
+                    yield unit, data
+                finally:
+                    data.close()
 
     def finish(self) -> LaneDetector:
         """The quantized detector: the original's decode on the quantized network."""
@@ -278,40 +305,14 @@ def hold_back(images: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return images[~held], images[held]
 
 
+def within(name: str, outer: str) -> bool:
+    """Whether a module's name is ``outer`` or below it; "" is the whole model."""
+    return not outer or f"{name}.".startswith(f"{outer}.")
+
+
 def inside(units: Sequence[str], modules: Mapping[str, Found]) -> list[Found]:
     """Those of ``modules`` (by name) that are one of ``units`` or lie in one."""
-    below = tuple(f"{unit}." for unit in units)
-    return [module for name, module in modules.items() if f"{name}.".startswith(below)]
-
-
-def gather(
-    quantized: list[UnitCall], full: list[UnitCall], chunks: list[Tensor], function: Callable[..., Any]
-) -> UnitData:
-    """Join the chunks' calls of one unit and compute its full-precision outputs."""
-    flat_quantized = [pytree.tree_flatten((call.args, call.kwargs))[0] for call in quantized]
-    flat_full = [pytree.tree_flatten((call.args, call.kwargs))[0] for call in full]
-    spec = pytree.tree_flatten((quantized[0].args, quantized[0].kwargs))[1]
-    targets: list[list[Tensor]] = []
-    with torch.no_grad():
-        for call in full:
-            targets.append([t.clone() for t in output_tensors(function(*call.args, **call.kwargs))])
-    sizes = [len(chunk) for chunk in chunks]
-    per_image = [
-        all(
-            isinstance(flat[i], Tensor) and flat[i].shape[:1] == (n,)
-            for flat, n in zip(flat_quantized, sizes, strict=True)
-        )
-        for i in range(len(flat_quantized[0]))
-    ]
-
-    def join(flats: list[list[Any]]) -> list[Any]:
-        return [
-            torch.cat([flat[i] for flat in flats]) if batched else flats[0][i]
-            for i, batched in enumerate(per_image)
-        ]
-
-    joined = [torch.cat(parts) for parts in zip(*targets, strict=True)]
-    return UnitData(join(flat_quantized), join(flat_full), per_image, spec, joined, sum(sizes))
+    return [module for name, module in modules.items() if any(within(name, unit) for unit in units)]
 
 
 def heads_of(model: nn.Module, chunks: list[Tensor]) -> Heads:

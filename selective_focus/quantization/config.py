@@ -144,6 +144,9 @@ class ReconstructionConfig:
     """Calibration images, spread evenly, that nothing is learned from and no range is found on; for "best-lds"."""
     chunk_size: int = 16
     """Images per forward pass where nothing is learned."""
+    memory_budget_mb: float | None = None
+    """MiB for the activations of all calibration images that block-wise methods keep; None: no limit. Over it they
+    go to temporary files, with the same result (``cache_plan.py``)."""
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.batch_size < 1:
@@ -154,6 +157,10 @@ class ReconstructionConfig:
         if self.looks < 1 or self.held_back < 0:
             raise ConfigurationError(
                 f"looks={self.looks}, held_back={self.held_back}: expected at least 1 look and at least 0 images"
+            )
+        if self.memory_budget_mb is not None and not self.memory_budget_mb > 0:
+            raise ConfigurationError(
+                f"memory_budget_mb={self.memory_budget_mb}: expected a number above 0, or none for no limit"
             )
         if self.kept_state == "best-lds" and self.held_back == 0:
             raise ConfigurationError(

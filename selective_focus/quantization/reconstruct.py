@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from selective_focus.quantization.affine import MaskPool, mix_inputs
 from selective_focus.quantization.config import BatchSampling, ReconstructionConfig
 from selective_focus.quantization.kept_state import Measure, StateKeeper
 from selective_focus.quantization.learnable import Learnable, dropping
-from selective_focus.quantization.losses import reconstruction_loss
 from selective_focus.quantization.rounding import rounding_regulariser
 from selective_focus.quantization.schedule import beta_schedule, cosine_lr, regulariser_active
+from selective_focus.quantization.unit_data import UnitData, output_tensors, unit_loss
 
 __all__ = [
     "Learnable",
@@ -163,53 +160,3 @@ def _check_finite(name: str, loss: float, step: int, config: ReconstructionConfi
             f"unit {name!r}: the loss is {loss} at iteration {step} of {config.iterations}; "
             f"expected a finite number; try a smaller weight_lr or scale_lr"
         )
-
-
-@dataclass
-class UnitData:
-    """What one unit sees and should give, for all calibration images.
-
-    Arguments are flattened; a tensor whose first dimension is the batch is stored for all images, everything
-    else is passed as it was in the first call.
-    """
-
-    quantized_inputs: list[Any]
-    float_inputs: list[Any]
-    per_image: list[bool]
-    spec: Any
-    targets: list[Tensor]
-    images: int
-
-    def call(self, unit: Callable[..., Any], index: Tensor, mask: MaskPool | None = None) -> list[Tensor]:
-        """The unit's output tensors for the images of ``index``; inputs mixed with float ones under ``mask``."""
-        flat = []
-        for quantized, full, per_image in zip(
-            self.quantized_inputs, self.float_inputs, self.per_image, strict=True
-        ):
-            if not per_image:
-                flat.append(quantized)
-                continue
-            value = quantized[index]
-            if mask is not None and value.is_floating_point():
-                value = mix_inputs(value, full[index], mask.draw(value))
-            flat.append(value)
-        args, kwargs = pytree.tree_unflatten(flat, self.spec)
-        return output_tensors(unit(*args, **kwargs))
-
-
-def output_tensors(output: Any) -> list[Tensor]:
-    """The floating-point tensors of a module's output, whatever its structure."""
-    return [
-        leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
-    ]
-
-
-def unit_loss(outputs: Sequence[Tensor], targets: Sequence[Tensor], p: float = 2.0) -> Tensor:
-    """Reconstruction loss of a unit: channels summed, the rest averaged, outputs added.
-
-    Channels are the second dimension of maps [N, C, H, W] and matrices [N, C], the last of tokens [N, T, C].
-    """
-    total = torch.zeros(())
-    for output, target in zip(outputs, targets, strict=True):
-        total = total + reconstruction_loss(output, target, p, channel_dim=-1 if output.ndim == 3 else 1)
-    return total
