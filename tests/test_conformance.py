@@ -116,9 +116,8 @@ def test_learning_lowers_the_error_of_the_heads(method, images):
         found = heads(detector, images)
         return sum(float((found[n] - h).square().mean() / h.var()) for n, h in reference.items())
 
-    learned, log = run(
-        method, images, iterations=150, rounding="straight-through", weight_lr=1e-2, scale_lr=1e-2
-    )
+    options = {"rounding": "straight-through", "weight_lr": 1e-2, "scale_lr": 1e-2, "scale_steps": "relative"}
+    learned, log = run(method, images, iterations=150, **options)
     nearest, _ = run("omse", images, weight_power=2.4, activation_power=2.4)
     assert error(learned) < 0.9 * error(nearest)
     assert log.iterations > 0

@@ -219,7 +219,58 @@ def test_first_step_of_a_step_size_is_the_learning_rate_s(scale_steps, images):
         if not quantizer.calibrated:
             continue
         size = float(activation_quantizers(before.model)[name].scale)
-        step = 1e-3 if scale_steps == "relative" else 1e-3 / size
+        step = 1e-3 if scale_steps == "relative" else math.log1p(1e-3 / size)
         assert abs(math.log(float(quantizer.scale) / size)) == pytest.approx(
             step, rel=0.05
         )  # Adam adds 1e-8 to small gradients
+
+
+class PreActivation(nn.Module):
+    """A convolution whose output is normalised in a branch and also read as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.branch, self.branch_bn = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return x + self.branch_bn(self.branch(self.bn(x).relu()))
+
+
+def test_a_norm_beside_another_reader_stays(images):
+    model = trained_looking(PreActivation())
+    before = model(images)
+    fold_batch_norms(model, images[:1])
+    assert isinstance(model.bn, nn.BatchNorm2d)
+    assert isinstance(model.branch_bn, nn.Identity)
+    torch.testing.assert_close(model(images), before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_that_runs_on_two_levels_makes_the_network_one_unit(images):
+    class TwoLevels(ToyNet):
+        def forward(self, x):
+            heads = super().forward(x)
+            return {**heads, "existence": heads["existence"] + super().forward(x.flip(-1))["existence"]}
+
+    detector = ToyDetector()
+    detector.model = TwoLevels().eval()
+    _, log = quantize(detector, images, "qdrop", iterations=2)
+    assert [unit["unit"] for unit in log.units] == ["network"]
+
+
+def test_methods_can_be_given_another_unit(images):
+    _, log = quantize(ToyDetector(), images, "qdrop", iterations=2, unit="network")
+    assert [unit["unit"] for unit in log.units] == ["network"]
+    _, log = quantize(ToyDetector(), images, "qdrop", iterations=2, unit="layer")
+    assert len(log.units) == 7
+    with pytest.raises(ConfigurationError, match="expected 'network'"):
+        quantize(ToyDetector(), images, "selective-focus", iterations=2, unit="layer")
+
+
+@pytest.mark.parametrize(
+    "option", [{"measure_every": 0}, {"share": 2}, {"sensitivity": "x"}, {"epsilon": -1}]
+)
+def test_bad_options_of_selective_focus_are_configuration_errors(option, images):
+    with pytest.raises(ConfigurationError):
+        quantize(ToyDetector(), images, **option)
