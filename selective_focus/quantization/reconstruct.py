@@ -139,8 +139,13 @@ def _set_rates(optimiser: torch.optim.Optimizer, config: ReconstructionConfig, d
     roundings["lr"] = cosine_lr(done, config.iterations, config.weight_lr, end)
     rate = cosine_lr(done, config.iterations, config.scale_lr)
     for group in scales:
-        # Adam's steps do not depend on the size of gradients: moving log s by lr / s moves s by lr
-        group["lr"] = rate if config.scale_steps == "relative" else rate / math.exp(group["params"][0].item())
+        if config.scale_steps == "absolute":
+            # Adam's steps do not depend on the size of gradients: these take s to s + rate, or as far down by
+            # division, so that it stays positive
+            size = group["params"][0].detach().double().exp().clamp(min=1e-30)
+            group["lr"] = math.log1p(rate / float(size))
+        else:
+            group["lr"] = rate
 
 
 def _regulariser(learnable: Learnable, config: ReconstructionConfig, step: int) -> Tensor | float:
