@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from selective_focus.quantization.config import (
     ReconstructionConfig,
     UnitKind,
 )
+from selective_focus.quantization.fisher import FisherKind, FisherScale, FisherWeights, task_gradients
 from selective_focus.quantization.layers import (
     activation_quantizers,
     float_weights,
@@ -33,7 +35,8 @@ from selective_focus.quantization.layers import (
 from selective_focus.quantization.learnable import Learnable, dropping
 from selective_focus.quantization.lockstep import Lockstep, Restarted
 from selective_focus.quantization.reconstruct import optimise
-from selective_focus.quantization.unit_data import UnitData, gather, unit_loss
+from selective_focus.quantization.rows import MappedRows, MemoryRows
+from selective_focus.quantization.unit_data import UnitData, gather
 from selective_focus.quantization.wrap import TwinModels
 
 Found = TypeVar("Found")
@@ -178,6 +181,7 @@ class QuantizationJob:
         loss_power: float = 2.0,
         float_inputs: bool = False,
         settings: ReconstructionConfig | None = None,
+        fisher: tuple[FisherKind, FisherScale] = ("none", "normalised"),
     ) -> None:
         """Reconstruct the units one after the other, each from inputs that the finished ones before it give.
 
@@ -186,17 +190,20 @@ class QuantizationJob:
             loss_power: p of the loss |difference|^p.
             float_inputs: feed units the full-precision inputs instead (BRECQ's activation phase).
             settings: other than the job's own.
+            fisher: weigh the elements of a unit's output by the task's gradient (``fisher.py``).
         """
         settings = settings or self.reconstruction
         units = self.units(kind)
-        mixed = settings.keep_probability < 1
-        cached = self.unit_data(units, float_inputs=float_inputs, mixed=mixed)
+        mixed, weighted = settings.keep_probability < 1, fisher[0] != "none"
+        cached = self.unit_data(units, float_inputs=float_inputs, mixed=mixed, weighted=weighted)
         for place, (unit, data) in enumerate(cached):
             module = self.model.get_submodule(unit.name)
             learnable = Learnable.of(module, weights=weights, scales=scales)
             if not learnable:
                 continue
             to_come = [later.name for later in units[place + 1 :]]
+            if weighted:
+                data.fisher = self._fisher_weights(unit, to_come, data, *fisher)
             self._optimise_unit(unit, data, learnable, loss_power, settings, to_come)
 
     def _optimise_unit(
@@ -216,15 +223,13 @@ class QuantizationJob:
         with dropping(quantizers, settings.keep_probability, masks) as drop:
 
             def step_loss(index: Tensor, step: int) -> Tensor:
-                outputs = data.call(function, index, drop.pool)
-                return unit_loss(outputs, data.target(index), p)
+                return data.loss(function, index, p, drop.pool)
 
             def hard_loss() -> float:
                 total = 0.0
                 with torch.no_grad(), dropping(quantizers, 1.0, 0):
                     for index in torch.split(torch.arange(data.images), settings.chunk_size):
-                        outputs = data.call(function, index)
-                        total += float(unit_loss(outputs, data.target(index), p)) * len(index)
+                        total += float(data.loss(function, index, p)) * len(index)
                 return total / data.images
 
             entry = optimise(
@@ -237,17 +242,51 @@ class QuantizationJob:
                 seed,
                 lds=lambda: self.held_back_lds(to_come),
             )
+        if data.fisher is not None:
+            entry["fisher"] = data.fisher.to_dict()
         self.log.units.append(entry)
         self.log.iterations += settings.iterations
 
+    def _fisher_weights(
+        self, unit: Unit, to_come: Sequence[str], data: UnitData, kind: FisherKind, scale: FisherScale
+    ) -> FisherWeights:
+        """The task's gradient at the unit's output for all images, from the network as it is so far."""
+        full = self.float_heads()
+        variances = {name: max(float(head.float().var()), 1e-12) for name, head in full.items()}
+        module = self.model.get_submodule(unit.name)
+        relu = self.model.get_submodule(self.twins.trace.relu_of[unit.name]) if unit.relu else None
+        on_disk = isinstance(data.targets[0], MappedRows)
+        rows: list[MappedRows | MemoryRows] = []
+        squares, elements = 0.0, 0
+        parts = torch.split(torch.arange(len(self.images)), self.reconstruction.chunk_size)
+        with (
+            float_weights(inside(to_come, quantized_layers(self.model))),
+            not_quantizing(inside(to_come, activation_quantizers(self.model))),
+        ):
+            for index in parts:
+                expected = {name: head[index] for name, head in full.items()}
+                found = task_gradients(self.model, self.images[index], expected, variances, module, relu)
+                rows = rows or [MappedRows() if on_disk else MemoryRows(data.images) for _ in found]
+                for one, gradient in zip(rows, found, strict=True):
+                    one.append(gradient)
+                    squares += float(gradient.double().square().sum())
+                    elements += gradient.numel()
+        return FisherWeights.of(kind, scale, [one.finish() for one in rows], math.sqrt(squares / elements))
+
     def unit_data(
-        self, units: list[Unit], *, float_inputs: bool = False, mixed: bool = True
+        self,
+        units: list[Unit],
+        *,
+        float_inputs: bool = False,
+        mixed: bool = True,
+        weighted: bool = False,
     ) -> Iterator[tuple[Unit, UnitData]]:
         """Each unit with its cached inputs and float targets, once the units before it have been finished.
 
         Args:
             float_inputs: feed units from the full-precision network alone.
             mixed: keep full-precision inputs beside the quantized ones.
+            weighted: room is needed for a weight of every element of the output.
         """
         chunks = self.chunks()
         quantized = {unit.name: self.model.get_submodule(unit.name) for unit in units}
@@ -258,6 +297,7 @@ class QuantizationJob:
             self.reconstruction.memory_budget_mb,
             quantized=not float_inputs,
             mixed=mixed,
+            weighted=weighted,
         )
         self.log.caches.append(plan.to_dict())
         passes: type[Lockstep | Restarted] = Restarted if plan.restart else Lockstep

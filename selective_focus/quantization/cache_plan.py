@@ -66,7 +66,13 @@ class CachePlan:
 
 
 def plan_caches(
-    sizes: Mapping[str, UnitSize], images: int, budget_mb: float | None, *, quantized: bool, mixed: bool
+    sizes: Mapping[str, UnitSize],
+    images: int,
+    budget_mb: float | None,
+    *,
+    quantized: bool,
+    mixed: bool,
+    weighted: bool = False,
 ) -> CachePlan:
     """Decide what is kept where.
 
@@ -76,10 +82,13 @@ def plan_caches(
         budget_mb: MiB; None for no limit.
         quantized: units are fed from the quantized network (else only full-precision passes run).
         mixed: they are fed from both.
+        weighted: a weight is kept for every element of the output.
     """
     networks = 1 + quantized
     copies = 1 + (quantized and mixed)
-    caches = {name: images * (copies * size.inputs + size.outputs) for name, size in sizes.items()}
+    caches = {
+        name: images * (copies * size.inputs + (1 + weighted) * size.outputs) for name, size in sizes.items()
+    }
     passes = {name: images * networks * size.live for name, size in sizes.items()}
     if budget_mb is None:
         return CachePlan(None, caches, passes, False, frozenset())

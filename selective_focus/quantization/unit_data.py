@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from selective_focus.quantization.affine import MaskPool, mix_inputs
 from selective_focus.quantization.config import ConfigurationError
+from selective_focus.quantization.fisher import FisherWeights
 from selective_focus.quantization.lockstep import UnitCall
 from selective_focus.quantization.losses import reconstruction_loss
 from selective_focus.quantization.rows import MappedRows, MemoryRows
@@ -33,6 +34,8 @@ class UnitData:
     spec: Any
     targets: list[Any]
     images: int
+    fisher: FisherWeights | None = None
+    """Weights of the elements of the outputs; None: all count the same."""
 
     def call(self, unit: Callable[..., Any], index: Tensor, mask: MaskPool | None = None) -> list[Tensor]:
         """The unit's output tensors for the images of ``index``; inputs mixed with float ones under ``mask``."""
@@ -52,9 +55,19 @@ class UnitData:
         """The full-precision outputs for the images of ``index``."""
         return [rows[index] for rows in self.targets]
 
+    def loss(
+        self, unit: Callable[..., Any], index: Tensor, p: float = 2.0, mask: MaskPool | None = None
+    ) -> Tensor:
+        """The loss of the images ``index``: ``unit_loss`` of power p, or the Fisher-weighted squared error."""
+        outputs, targets = self.call(unit, index, mask), self.target(index)
+        if self.fisher is not None:
+            return self.fisher.loss(outputs, targets, index)
+        return unit_loss(outputs, targets, p)
+
     def close(self) -> None:
         """Give memory and files back, whoever still refers to this object."""
-        for cache in (self.quantized_inputs, self.float_inputs or [], self.targets):
+        weights = [] if self.fisher is None else self.fisher.rows
+        for cache in (self.quantized_inputs, self.float_inputs or [], self.targets, weights):
             for rows in cache:
                 if isinstance(rows, MappedRows):
                     rows.close()
