@@ -12,6 +12,8 @@ set -eu
     exit 2
 }
 
+echo "setting up $VENV from requirements.lock (a minute or two, once)"
+
 # opencv-python needs the system's libGL; slim containers have none, and the headless build is the same code
 # without windows (nothing here opens one).
 requirements="$VENV/requirements.txt"
