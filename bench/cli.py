@@ -49,7 +49,7 @@ CalibrationOption = Annotated[
     typer.Option("--calibration-images", help="How many unlabelled images methods may look at."),
 ]
 LimitOption = Annotated[
-    int | None, typer.Option("--limit", help="At most so many test frames, evenly spread.")
+    int | None, typer.Option("--limit", help="At most so many test frames, drawn with seed 0.")
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda.")]
 

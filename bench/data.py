@@ -164,21 +164,23 @@ def _tusimple(profile: Profile, root: Path) -> TestData:
 
 
 def choose(categories: Sequence[str | None], per_category: int | None, limit: int | None) -> list[int]:
-    """Which frames are evaluated: of each category at most so many, then at most so many in all, evenly spread."""
+    """Which frames are evaluated: of each category at most so many, then at most so many in all, drawn with seed 0."""
     kept = list(range(len(categories)))
     if per_category is not None:
         by_category: dict[str | None, list[int]] = {}
         for index, category in enumerate(categories):
             by_category.setdefault(category, []).append(index)
-        kept = sorted(i for members in by_category.values() for i in spread(members, per_category))
-    return spread(kept, limit) if limit is not None else kept
+        kept = sorted(i for members in by_category.values() for i in drawn_from(members, per_category))
+    return drawn_from(kept, limit) if limit is not None else kept
 
 
-def spread(items: Sequence[int], count: int) -> list[int]:
-    """At most ``count`` of the items, the same distance apart, in their order."""
+def drawn_from(items: Sequence[int], count: int) -> list[int]:
+    """At most ``count`` of the items, in their order, drawn with seed 0: a fixed spacing would fall into step with
+    lists whose categories repeat."""
     if count >= len(items):
         return list(items)
-    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
+    chosen = np.random.default_rng(0).permutation(len(items))[:count]
+    return [items[i] for i in sorted(chosen)]
 
 
 def subset_words(kept: int, listed: int, per_category: int | None, limit: int | None) -> str:
@@ -187,7 +189,7 @@ def subset_words(kept: int, listed: int, per_category: int | None, limit: int | 
         return "all"
     words = [f"at most {per_category} of each category"] if per_category is not None else []
     words += [f"at most {limit} in all"] if limit is not None else []
-    return ", ".join(words) + f" of {listed}, evenly spread"
+    return ", ".join(words) + f" of {listed}, drawn with seed 0"
 
 
 def lanes_text(lanes: Sequence[Points]) -> str:

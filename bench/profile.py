@@ -41,9 +41,9 @@ class Profile(BaseModel):
     seeds: list[int] = Field(min_length=1)
     calibration_images: int = Field(default=128, ge=1)
     frames_per_category: int | None = Field(default=None, ge=1)
-    """At most so many test frames of each category, evenly spread; None: all."""
+    """At most so many test frames of each category, drawn with seed 0; None: all."""
     limit: int | None = Field(default=None, ge=1)
-    """At most so many test frames in total, evenly spread; None: all."""
+    """At most so many test frames in total, drawn with seed 0; None: all."""
     batch_size: int = Field(default=16, ge=1)
     input_cache_mb: int = Field(default=3000, ge=0)
     """Network inputs of the test frames are kept in memory up to this size; beyond it they are read again."""

@@ -37,7 +37,14 @@ def trial(base: Profile, rate: float) -> Profile:
         for name, options in base.methods.items()
         if find(name).reconstruction is not None
     }
-    return base.model_copy(update={"methods": methods, "split": "val", "name": f"choose-{base.name}"})
+    return base.model_copy(
+        update={
+            "methods": methods,
+            "split": "val",
+            "name": f"choose-{base.name}",
+            "frames_per_category": None,  # all of them; the validation list has no categories
+        }
+    )
 
 
 def row(rate: float, record: Record) -> dict[str, object]:

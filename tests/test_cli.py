@@ -12,7 +12,7 @@ import stand_ins
 import torch
 
 from bench import cli
-from bench.data import choose, spread
+from bench.data import choose, drawn_from
 from bench.detectors import build, fitting
 from bench.errors import BenchError
 from bench.profile import load_profile, profile_names
@@ -266,13 +266,17 @@ class TestProfiles:
 
 
 class TestFrames:
-    def test_spread_is_even_and_ordered(self) -> None:
-        assert spread(range(10), 3) == [1, 5, 8]
-        assert spread(range(3), 5) == [0, 1, 2]
+    def test_a_draw_is_ordered_and_repeats(self) -> None:
+        assert drawn_from(range(3), 5) == [0, 1, 2]
         for count in range(1, 20):
-            kept = spread(range(20), count)
+            kept = drawn_from(range(20), count)
             assert len(set(kept)) == count
             assert kept == sorted(kept)
+            assert kept == drawn_from(range(20), count)
+
+    def test_a_draw_does_not_fall_into_step_with_categories_that_repeat(self) -> None:
+        kept = drawn_from(range(450), 200)
+        assert {index % 9 for index in kept} == set(range(9))
 
     def test_so_many_of_each_category_then_in_all(self) -> None:
         categories = ["a"] * 6 + ["b"] * 2 + ["a"] * 4
