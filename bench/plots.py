@@ -211,9 +211,12 @@ def head_sensitivity(record: Record) -> Figure:
     figure, (upper, lower) = plt.subplots(
         2, 1, figsize=(6.4, 3.4 + 0.28 * len(heads)), sharex=True, height_ratios=[3, 0.35 + 0.35 * len(heads)]
     )
+    # entries between two measurements hold predicted scores: they changed the active set, but nobody measured them
+    measured = [entry for entry in entries if entry.get("measured", True)]
+    times = [entry["iteration"] for entry in measured]
     for head in heads:
-        scores = [entry["scores"].get(head) for entry in entries]
-        upper.plot(iterations, scores, color=palette[head], marker="o", markersize=4, label=head)
+        scores = [entry["scores"].get(head) for entry in measured]
+        upper.plot(times, scores, color=palette[head], marker="o", markersize=4, label=head)
     upper.set(ylabel="sensitivity (px)")
     upper.set_ylim(bottom=0)
     upper.legend(title="head", fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
