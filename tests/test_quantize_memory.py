@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,10 @@ def test_peak_memory_is_plausible() -> None:
 
 
 def test_the_front_door_opens_without_the_resource_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object, **__: object) -> str:
+        raise FileNotFoundError
+
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     assert SOURCE is not None
+    monkeypatch.setattr(Path, "read_text", absent)  # no /proc either
     assert runpy.run_path(SOURCE)["peak_memory_mb"]() == 0.0
