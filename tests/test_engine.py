@@ -13,11 +13,13 @@ from toy import ToyDetector, ToyNet
 from selective_focus import quantize
 from selective_focus.job import QuantizationJob, Unit
 from selective_focus.methods import Method, register
+from selective_focus.quantization.affine import MaskPool, mix_inputs
 from selective_focus.quantization.config import ConfigurationError, QuantizationConfig, parse_bits
 from selective_focus.quantization.layers import QuantizedLayer, activation_quantizers
 from selective_focus.quantization.lockstep import Lockstep
 from selective_focus.quantization.reconstruct import ReconstructionError, batches
 from selective_focus.quantization.trace import trace
+from selective_focus.quantization.unit_data import _LARGE_ROW, _mixed
 from selective_focus.quantization.wrap import fold_batch_norms, twin_models
 
 
@@ -274,3 +276,18 @@ def test_methods_can_be_given_another_unit(images):
 def test_bad_options_of_selective_focus_are_configuration_errors(option, images):
     with pytest.raises(ConfigurationError):
         quantize(ToyDetector(), images, **option)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_large_images_are_mixed_one_by_one_with_the_same_result(keep, dtype):
+    """Rows beyond the limit take another path than those below it."""
+    generator = torch.Generator().manual_seed(0)
+    quantized, full = ((100 * torch.rand(5, 8, 32, 33, generator=generator)).to(dtype) for _ in range(2))
+    index = torch.tensor([4, 0, 4])
+    assert quantized[0].numel() > _LARGE_ROW
+    mixed = _mixed(quantized, full, index, MaskPool(keep, seed=3))
+    expected = quantized[index]
+    if dtype.is_floating_point:
+        expected = mix_inputs(expected, full[index], MaskPool(keep, seed=3).draw(expected))
+    assert torch.equal(mixed, expected)

@@ -17,6 +17,9 @@ from selective_focus.quantization.lockstep import UnitCall
 from selective_focus.quantization.losses import reconstruction_loss
 from selective_focus.quantization.rows import MappedRows, MemoryRows
 
+_LARGE_ROW = 1 << 13
+"""Elements of one image."""
+
 
 @dataclass
 class UnitData:
@@ -44,10 +47,8 @@ class UnitData:
             if not per_image:
                 flat.append(rows)
                 continue
-            value = rows[index]
-            if mask is not None and self.float_inputs is not None and value.is_floating_point():
-                value = mix_inputs(value, self.float_inputs[place][index], mask.draw(value))
-            flat.append(value)
+            full = None if self.float_inputs is None else self.float_inputs[place]
+            flat.append(rows[index] if mask is None or full is None else _mixed(rows, full, index, mask))
         args, kwargs = pytree.tree_unflatten(flat, self.spec)
         return output_tensors(unit(*args, **kwargs))
 
@@ -108,6 +109,28 @@ class _Leaves:
             first if rows is None else rows.finish()
             for first, rows in zip(self._first, self._rows, strict=True)
         ]
+
+
+def _mixed(quantized: Any, full: Any, index: Tensor, masks: MaskPool) -> Tensor:
+    """The rows ``index`` of two caches, mixed element by element under a fresh mask; whole numbers as they are."""
+    if not (_by_image(quantized) and _by_image(full)):
+        value: Tensor = quantized[index]
+        return mix_inputs(value, full[index], masks.draw(value)) if value.is_floating_point() else value
+    mixed: Tensor = quantized.new_empty((len(index), *quantized.shape[1:]))
+    keep = masks.draw(mixed)
+    for place, image in enumerate(index.tolist()):
+        one = quantized[image]
+        if keep is None:
+            mixed[place] = one
+        else:
+            torch.lerp(full[image], one, keep[place], out=mixed[place])
+    return mixed
+
+
+def _by_image(rows: Any) -> bool:
+    """Whether images are so large that mixing them one by one beats gathering two batches first (three passes)."""
+    in_memory = isinstance(rows, Tensor) and rows.is_floating_point() and rows.is_contiguous()
+    return in_memory and rows[0].numel() >= _LARGE_ROW
 
 
 def _per_image(value: Any, count: int) -> bool:
