@@ -46,7 +46,7 @@ NameOption = Annotated[str, typer.Option("--name", help="Name of the run: a fold
 ProfileOption = Annotated[str, typer.Option("--profile", help="quick, full, or a TOML file.")]
 CalibrationOption = Annotated[
     int | None,
-    typer.Option("--calibration-images", help="How many unlabelled images methods may look at."),
+    typer.Option("--calibration-images", help="At most so many unlabelled images for methods."),
 ]
 LimitOption = Annotated[
     int | None, typer.Option("--limit", help="At most so many test frames, drawn with seed 0.")

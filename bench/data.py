@@ -96,7 +96,7 @@ def _culane(profile: Profile, root: Path) -> TestData:
     listed = dataset.split(profile.split)
     kept = choose([frame.category for frame in listed], profile.frames_per_category, profile.limit)
     test = [listed[i] for i in kept]
-    calibration = dataset.calibration_frames(profile.calibration_images)
+    calibration = dataset.calibration_frames()[: profile.calibration_images]
     annotated = [read_lanes(frame.annotation) for frame in test]
     height, width = read_image(test[0].path).shape[:2]
     size = (height, width)

@@ -39,7 +39,8 @@ class Profile(BaseModel):
     """Method name -> its options, in the order of the table. The one place where methods are set."""
     bits: list[str] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
-    calibration_images: int = Field(default=128, ge=1)
+    calibration_images: int = Field(default=128, ge=1, le=512)
+    """At most so many unlabelled images; a data set that has fewer gives all it has, and the record says how many."""
     frames_per_category: int | None = Field(default=None, ge=1)
     """At most so many test frames of each category, drawn with seed 0; None: all."""
     limit: int | None = Field(default=None, ge=1)
