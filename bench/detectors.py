@@ -89,21 +89,26 @@ def fitting(folder: Path, name: str, variant: str | None = None, dataset: str = 
 
 
 def profile_for_folder(profile: Profile) -> tuple[Profile, list[str]]:
-    """The profile with every detector that has fitting checkpoints in its weights folder, and what to tell about it."""
+    """The profile with every detector that has fitting checkpoints in its weights folder, and what to tell about it.
+
+    Where there is none at all, the profile's detectors with their embedded weights.
+    """
     if profile.weights is not None and not profile.weights.is_dir():
         raise BenchError(f"{profile.weights}: no such folder; give WEIGHTS=DIR, a folder of checkpoints")
     notes, chosen = [], []
-    for name in lane_models.names() if profile.weights else profile.detectors:
-        found = fitting(profile.weights, name, dataset=profile.dataset) if profile.weights else []
+    for name in lane_models.names() if profile.weights else []:
+        found = fitting(profile.weights, name, dataset=profile.dataset)
         first_of_variant = {variant: path for path, variant in reversed(found)}
         for variant, path in sorted(first_of_variant.items()):
             notes.append(f"{name} {variant}: {path}")
             chosen.append(f"{name}:{variant}")
-        if not found and name in profile.detectors:
-            notes.append(
-                f"{name}: no official weights given; the small embedded ones (synthetic roads) are used"
-            )
-            chosen.append(f"{name}:{EMBEDDED}")
+    if not chosen:
+        where = f"none in {profile.weights}" if profile.weights else "none given"
+        notes.append(
+            f"official weights: {where} (WEIGHTS=DIR; bench/paper/checkpoints.csv says where to get them); the small "
+            f"embedded ones, trained on synthetic roads, are used"
+        )
+        chosen = [f"{name}:{EMBEDDED}" for name in profile.detectors]
     return profile.model_copy(update={"detectors": chosen}), notes
 
 
