@@ -19,7 +19,7 @@ from selective_focus.quantization.layers import QuantizedLayer, activation_quant
 from selective_focus.quantization.lockstep import Lockstep
 from selective_focus.quantization.reconstruct import ReconstructionError, batches
 from selective_focus.quantization.trace import trace
-from selective_focus.quantization.unit_data import _LARGE_ROW, _mixed
+from selective_focus.quantization.unit_data import _LARGE_ROW, _mixed, unit_loss
 from selective_focus.quantization.wrap import fold_batch_norms, twin_models
 
 
@@ -291,3 +291,19 @@ def test_large_images_are_mixed_one_by_one_with_the_same_result(keep, dtype):
     if dtype.is_floating_point:
         expected = mix_inputs(expected, full[index], MaskPool(keep, seed=3).draw(expected))
     assert torch.equal(mixed, expected)
+
+
+@pytest.mark.parametrize("p", [2.0, 2.4])
+@pytest.mark.parametrize("shape", [(3, 4, 5, 6), (3, 7), (3, 5, 4)])
+def test_unit_loss_of_rows_by_the_formula(p, shape):
+    """Channels summed, the rest averaged; rows named by an index give the value and gradient of gathered ones."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(9, *shape[1:], generator=generator, dtype=torch.float64)
+    output = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+    index = torch.tensor([8, 0, 8])
+    channels = shape[-1] if len(shape) == 3 else shape[1]
+    expected = (output - rows[index]).abs().pow(p).sum() / (output.numel() / channels)
+    (slope,) = torch.autograd.grad(expected, output)
+    for found in (unit_loss([output], [rows], p, index), unit_loss([output], [rows[index]], p)):
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(torch.autograd.grad(found, output)[0], slope)

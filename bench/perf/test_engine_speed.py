@@ -27,7 +27,7 @@ from selective_focus.quantization.reconstruct import Learnable, dropping, optimi
 from selective_focus.quantization.unit_data import UnitData
 
 CHANNELS, HEIGHT, WIDTH, BATCH, IMAGES = 64, 20, 50, 32, 96
-STEPS, ROUNDS = 4, 7
+STEPS, ROUNDS = 6, 7
 GOALS = {"brecq": 1.15, "qdrop": 1.35}
 
 

@@ -10,15 +10,19 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
-def reconstruction_loss(prediction: Tensor, target: Tensor, p: float = 2.0, channel_dim: int = 1) -> Tensor:
+def reconstruction_loss(
+    prediction: Tensor, target: Tensor, p: float = 2.0, channel_dim: int = 1, index: Tensor | None = None
+) -> Tensor:
     """sum over channels of |d|^p, mean over everything else (BRECQ; AdaRound eq. 25 with p = 2).
 
     [N, C, ...] or [N, C] (then the mean over the batch of the sum over features). channel_dim is -1 for
-    tokens [N, T, C]. BRECQ trains activation scales with p = 2.4.
+    tokens [N, T, C]. BRECQ trains activation scales with p = 2.4. index [N]: the rows of ``target`` that are meant;
+    None: all of it.
     """
     if p == 2:
         channels = prediction.shape[channel_dim]
-        return squared_distance(prediction, target) / (prediction.numel() / channels)
+        return squared_distance(prediction, target, index) / (prediction.numel() / channels)
+    target = target if index is None else target[index]
     return (prediction - target).abs().pow(p).sum(dim=channel_dim).mean()
 
 
@@ -26,22 +30,30 @@ class _SquaredDistance(torch.autograd.Function):
     """sum of (x - t)^2 with two passes over memory forward and one back; autograd's own takes six and four tensors."""
 
     @staticmethod
-    def forward(ctx: Any, prediction: Tensor, target: Tensor) -> Tensor:
-        difference = prediction - target
+    def forward(ctx: Any, prediction: Tensor, target: Tensor, index: Tensor | None) -> Tensor:
+        if index is None:
+            difference = prediction - target
+        else:
+            difference = torch.empty_like(prediction)
+            for place, row in enumerate(index.tolist()):
+                torch.sub(prediction[place], target[row], out=difference[place])
         ctx.save_for_backward(difference)
         flat = difference.reshape(-1)
         return torch.dot(flat, flat)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         (difference,) = ctx.saved_tensors
-        return difference * (2 * upstream), None
+        return difference * (2 * upstream), None, None
 
 
-def squared_distance(prediction: Tensor, target: Tensor) -> Tensor:
-    """sum of (prediction - target)^2, 0-d; gradient to the prediction alone."""
-    total: Tensor = _SquaredDistance.apply(prediction, target)  # type: ignore[no-untyped-call]
+def squared_distance(prediction: Tensor, target: Tensor, index: Tensor | None = None) -> Tensor:
+    """sum of (prediction - target[index])^2, 0-d (index None: all rows); gradient to the prediction alone.
+
+    With an index the rows are read where they are, one after the other: no copy of large ones.
+    """
+    total: Tensor = _SquaredDistance.apply(prediction, target, index)  # type: ignore[no-untyped-call]
     return total
 
 

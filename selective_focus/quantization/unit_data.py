@@ -60,10 +60,12 @@ class UnitData:
         self, unit: Callable[..., Any], index: Tensor, p: float = 2.0, mask: MaskPool | None = None
     ) -> Tensor:
         """The loss of the images ``index``: ``unit_loss`` of power p, or the Fisher-weighted squared error."""
-        outputs, targets = self.call(unit, index, mask), self.target(index)
+        outputs = self.call(unit, index, mask)
         if self.fisher is not None:
-            return self.fisher.loss(outputs, targets, index)
-        return unit_loss(outputs, targets, p)
+            return self.fisher.loss(outputs, self.target(index), index)
+        if all(map(_by_image, self.targets)):
+            return unit_loss(outputs, self.targets, p, index)
+        return unit_loss(outputs, self.target(index), p)
 
     def close(self) -> None:
         """Give memory and files back, whoever still refers to this object."""
@@ -189,12 +191,16 @@ def output_tensors(output: Any) -> list[Tensor]:
     ]
 
 
-def unit_loss(outputs: Sequence[Tensor], targets: Sequence[Tensor], p: float = 2.0) -> Tensor:
+def unit_loss(
+    outputs: Sequence[Tensor], targets: Sequence[Tensor], p: float = 2.0, index: Tensor | None = None
+) -> Tensor:
     """Reconstruction loss of a unit: channels summed, the rest averaged, outputs added.
 
-    Channels are the second dimension of maps [N, C, H, W] and matrices [N, C], the last of tokens [N, T, C].
+    Channels are the second dimension of maps [N, C, H, W] and matrices [N, C], the last of tokens [N, T, C]. index:
+    the rows of ``targets`` that are meant.
     """
     total = torch.zeros(())
     for output, target in zip(outputs, targets, strict=True):
-        total = total + reconstruction_loss(output, target, p, channel_dim=-1 if output.ndim == 3 else 1)
+        channels = -1 if output.ndim == 3 else 1
+        total = total + reconstruction_loss(output, target, p, channels, index)
     return total
