@@ -110,14 +110,18 @@ class QuantizationLog:
     config: dict[str, Any]
     """The resolved configuration: enough to run the same again."""
     reconstruction_s: float = 0.0
-    """Seconds for ranges and reconstruction together, without loading images."""
+    """Seconds for ranges and reconstruction together, without loading images and without looking."""
+    looking_s: float = 0.0
+    """Seconds for measuring the learned states (``kept_state``): the loss on all calibration images, and with "best-lds"
+    the lanes of the held-back ones."""
     iterations: int = 0
     """Optimizer steps, summed over units."""
     peak_memory_mb: float = 0.0
     units: list[dict[str, Any]] = field(default_factory=list)
-    """One entry a reconstructed unit: name, iterations, seconds, losses, share of unsettled roundings."""
+    """One entry a reconstructed unit: "unit" (its name), "iterations", "seconds", "looking_seconds", losses, what each
+    look found, "unsettled_roundings" (a share)."""
     sensitivity: list[dict[str, Any]] = field(default_factory=list)
-    """Selective Focus only: {"iteration": int, "scores": {head: px}, "active": [head, ...], "loss": float}."""
+    """Selective Focus only: {"iteration": int, "scores": {head: px}, "active": [head, ...], "measured": bool}."""
     caches: list[dict[str, Any]] = field(default_factory=list)
     """Block-wise methods: the memory that each phase's cached activations were estimated to take, and the plan."""
     float_operations: list[str] = field(default_factory=list)

@@ -94,7 +94,8 @@ def quantize(
         detector, stacked, settings.quantization, settings.reconstruction, twins, seed, log, settings.method
     )
     found.run(job)
-    log.reconstruction_s = time.perf_counter() - started
+    log.looking_s = sum(unit.get("looking_seconds", 0.0) for unit in log.units)
+    log.reconstruction_s = time.perf_counter() - started - log.looking_s
     log.peak_memory_mb = peak_memory_mb()
     return job.finish(), log
 

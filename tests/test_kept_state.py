@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import torch
@@ -143,3 +144,17 @@ def test_settings_that_cannot_work_are_refused_in_one_line(options, message, ima
     with pytest.raises(ConfigurationError, match=message) as caught:
         quantize(ToyDetector(), images, "qdrop", **options)
     assert "\n" not in str(caught.value)
+
+
+def test_looking_is_not_counted_as_reconstruction(images, monkeypatch):
+    def slow(self, to_come=()):
+        time.sleep(0.05)
+        return 1.0
+
+    monkeypatch.setattr(QuantizationJob, "held_back_lds", slow)
+    started = time.perf_counter()
+    _, log = quantize(ToyDetector(), images, "selective-focus", **LDS)
+    total = time.perf_counter() - started
+    looks = len(log.units[0]["looks"])
+    assert log.looking_s == log.units[0]["looking_seconds"] >= 0.05 * looks
+    assert 0 < log.units[0]["seconds"] <= log.reconstruction_s <= total - log.looking_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,8 @@ class StateKeeper:
     lds: Measure | None = None
     looks: list[dict[str, Any]] = field(default_factory=list)
     """What every look found, in order: {"step", "hard_loss"} and with "best-lds" {"lds"}."""
+    seconds: float = 0.0
+    """Spent on looking, which is measuring and not reconstruction."""
     _best: int = -1
     _values: list[Tensor] = field(default_factory=list)
 
@@ -46,6 +49,7 @@ class StateKeeper:
 
         Of equally good states the later one is kept.
         """
+        started = time.perf_counter()
         self.learnable.use_hard_weights()
         found: dict[str, Any] = {"step": step, "hard_loss": self.hard_loss()}
         if self.rule == "best-lds" and self.lds is not None:
@@ -57,6 +61,7 @@ class StateKeeper:
             score = _SCORE[self.rule]
             if self._best < 0 or found[score] <= self.looks[self._best][score]:
                 self._best, self._values = len(self.looks) - 1, self.learnable.snapshot()
+        self.seconds += time.perf_counter() - started
         loss: float = found["hard_loss"]
         return loss
 

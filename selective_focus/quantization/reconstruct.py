@@ -107,7 +107,8 @@ def optimise(
     return {
         "unit": name,
         "iterations": config.iterations,
-        "seconds": time.perf_counter() - started,
+        "seconds": time.perf_counter() - started - keeper.seconds,
+        "looking_seconds": keeper.seconds,
         "hard_loss_before": nearest,
         "hard_loss_after": kept["hard_loss"],
         "kept_step": kept["step"],
