@@ -112,8 +112,8 @@ class QuantizationLog:
     reconstruction_s: float = 0.0
     """Seconds for ranges and reconstruction together, without loading images and without looking."""
     looking_s: float = 0.0
-    """Seconds for measuring the learned states (``kept_state``): the loss on all calibration images, and with "best-lds"
-    the lanes of the held-back ones."""
+    """Seconds for measuring the learned states (``kept_state``): the loss on all calibration images, and with
+    "best-lds" the lanes of the held-back ones."""
     iterations: int = 0
     """Optimizer steps, summed over units."""
     peak_memory_mb: float = 0.0

@@ -113,15 +113,20 @@ def without_focus(foreground: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.ones_like(weight) for name, weight in foreground.items()}
 
 
+def broadcasts(weight: Tensor, head: Tensor) -> bool:
+    """Whether a weight has, counted from the last, the dimensions of a head, each of the same size or 1."""
+    sizes = zip(reversed(weight.shape), reversed(head.shape), strict=False)
+    return weight.dim() <= head.dim() and all(m in (1, size) for m, size in sizes)
+
+
 def _positions(reference: Tensor, foreground: Tensor) -> Tensor:
     """m with the head's number of dimensions and its batch size, without gradient."""
-    missing = reference.dim() - foreground.dim()
-    shape = (1,) * missing + tuple(foreground.shape)
-    if missing < 0 or any(m not in (1, size) for m, size in zip(shape, reference.shape, strict=True)):
+    if not broadcasts(foreground, reference):
         raise ValueError(
             f"foreground of shape {list(foreground.shape)} does not broadcast against its head of shape "
             f"{list(reference.shape)}"
         )
+    shape = (1,) * (reference.dim() - foreground.dim()) + tuple(foreground.shape)
     return foreground.detach().reshape(shape).expand(reference.shape[0], *shape[1:])
 
 

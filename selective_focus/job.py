@@ -41,6 +41,9 @@ from selective_focus.quantization.wrap import TwinModels
 
 Found = TypeVar("Found")
 
+Progress = Callable[[int, int], None]
+"""(optimizer steps done, steps of this phase of the method) -> nothing."""
+
 
 def named_seed(seed: int, *parts: str) -> int:
     """A seed for one named component, so that a new component changes nobody else's numbers."""
@@ -77,6 +80,8 @@ class QuantizationJob:
     log: QuantizationLog
     options: Any = None
     """The method's own options, if it has any."""
+    progress: Progress = lambda done, total: None
+    """Is told after every step of a reconstruction."""
     held_back: Tensor = field(init=False, repr=False)
     """The calibration images [H, 3, H, W] that only the choice of the kept state looks at; H may be 0."""
     _float_heads: Heads | None = field(default=None, repr=False)
@@ -204,7 +209,8 @@ class QuantizationJob:
             to_come = [later.name for later in units[place + 1 :]]
             if weighted:
                 data.fisher = self._fisher_weights(unit, to_come, data, *fisher)
-            self._optimise_unit(unit, data, learnable, loss_power, settings, to_come)
+            before, total = place * settings.iterations, len(units) * settings.iterations
+            self._optimise_unit(unit, data, learnable, loss_power, settings, to_come, before, total)
 
     def _optimise_unit(
         self,
@@ -214,6 +220,8 @@ class QuantizationJob:
         p: float,
         settings: ReconstructionConfig,
         to_come: Sequence[str],
+        steps_before: int,
+        steps_in_all: int,
     ) -> None:
         function = unit.bind(self.model)
         # Without the method's name: at one seed every method sees the same batches and masks in a unit.
@@ -240,6 +248,7 @@ class QuantizationJob:
                 data.images,
                 settings,
                 seed,
+                watch=lambda step, loss: self.progress(steps_before + step, steps_in_all),
                 lds=lambda: self.held_back_lds(to_come),
             )
         if data.fisher is not None:

@@ -19,8 +19,8 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from selective_focus.detector import Heads
-from selective_focus.focus import Normalisation, focused_loss, head_scale, without_focus
+from selective_focus.detector import Heads, LaneDetector
+from selective_focus.focus import Normalisation, broadcasts, focused_loss, head_scale, without_focus
 from selective_focus.head_sensitivity import Mode, head_sensitivity
 from selective_focus.job import QuantizationJob, heads_of, named_seed
 from selective_focus.methods import Method
@@ -95,7 +95,7 @@ class HeadReconstruction:
         self.job = job
         self.options = options
         self.reference = job.float_heads()
-        foreground = job.detector.foreground(self.reference)
+        foreground = checked_foreground(job.detector, self.reference)
         self.foreground = foreground if options.focus else without_focus(foreground)
         # One scale for all batches: a head that is all background in one batch must not blow up.
         self.scales = {
@@ -150,20 +150,55 @@ class HeadReconstruction:
         self.measuring_s += time.perf_counter() - started
 
 
+def checked_foreground(detector: LaneDetector, heads: Heads) -> dict[str, Tensor]:
+    """``detector.foreground(heads)``, once it and ``confidence_heads`` speak of the model's own heads.
+
+    Raises:
+        ConfigurationError: a head that does not exist, one that has no weight, a weight that does not fit its head.
+    """
+    who = f"detector {detector.name!r}"
+    unknown = sorted(set(detector.confidence_heads) - set(heads))
+    if unknown:
+        raise ConfigurationError(
+            f"{who}: confidence_heads names {unknown[0]!r}, which the model does not give; "
+            f"expected names out of {', '.join(heads)}"
+        )
+    foreground = detector.foreground(heads)
+    for name, head in heads.items():
+        if name not in foreground:
+            raise ConfigurationError(
+                f"{who}: foreground(heads) has no weight for head {name!r}, only for "
+                f"{', '.join(foreground) or 'none'}; return a tensor in [0, 1] for every head"
+            )
+        weight = foreground[name]
+        if not broadcasts(weight, head):
+            raise ConfigurationError(
+                f"{who}: foreground(heads)[{name!r}] has shape {list(weight.shape)}, which does not broadcast against "
+                f"the head's {list(head.shape)}; expected its dimensions, each of the head's size or 1"
+            )
+        if not ((weight >= 0) & (weight <= 1)).all():
+            raise ConfigurationError(
+                f"{who}: foreground(heads)[{name!r}] has values from {float(weight.min()):g} to "
+                f"{float(weight.max()):g}; expected weights in [0, 1], for instance a sigmoid of the confidence"
+            )
+    return foreground
+
+
 def run(job: QuantizationJob) -> None:
     """Ranges by search, then the joint reconstruction of the network's heads."""
-    job.quantize_weights()
-    job.calibrate_activations()
     options: SelectiveFocusOptions = job.options
-    unit = HeadReconstruction(job, options)
-    learnable = Learnable.of(job.model, weights=True, scales=True)
-    if not learnable:
-        return
     settings = job.reconstruction
     if settings.unit != "network":
         raise ConfigurationError(f"selective-focus: unit={settings.unit!r}: expected 'network'")
+    unit = HeadReconstruction(job, options)
+    job.quantize_weights()
+    job.calibrate_activations()
+    learnable = Learnable.of(job.model, weights=True, scales=True)
+    if not learnable:
+        return
 
     def watch(step: int, loss: float) -> None:
+        job.progress(step, settings.iterations)
         if options.selection and unit.selection.is_due(step) and step < settings.iterations:
             unit.measure(learnable, step)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from selective_focus.detector import LaneDetector, QuantizationLog
-from selective_focus.job import QuantizationJob
+from selective_focus.job import Progress, QuantizationJob
 from selective_focus.methods import Method, find
 from selective_focus.quantization.config import (
     FLOAT_BITS,
@@ -57,6 +57,7 @@ def quantize(
     method: str = "selective-focus",
     bits: str = "w4a4",
     seed: int = 0,
+    progress: Progress = lambda done, total: None,
     **options: Any,
 ) -> tuple[LaneDetector, QuantizationLog]:
     """Quantize a lane detector with unlabelled images.
@@ -67,37 +68,72 @@ def quantize(
         method: see ``selective_focus.methods.methods()``.
         bits: "w4a4", "w8a8", ...; 32 leaves weights or activations in floating point.
         seed: decides batches and dropping. On a CPU the same seed gives the same bits.
+        progress: told (steps done, steps of this phase) after every step of a method that learns.
         options: any field of QuantizationConfig, of ReconstructionConfig or of the method's own options.
 
     Returns:
         a detector with the same decode on a quantized network, and the log.
 
     Raises:
-        ConfigurationError: an unknown method, option or bit width, or no images.
+        ConfigurationError: an unknown method, option or bit width; images that are no network inputs; a detector that
+            does not fit its own heads.
     """
     found = find(method)
     settings = _resolve(found, bits, options)
     log = QuantizationLog(method=method, bits=bits.lower(), config=settings.to_dict(found))
     if method == "fp32":
         return detector, log
-    stacked = (
-        images if isinstance(images, Tensor) else torch.stack(list(images)) if len(images) else torch.empty(0)
-    )
-    if stacked.ndim != 4 or len(stacked) == 0:
-        raise ConfigurationError(
-            f"calibration images of shape {list(stacked.shape)}: expected [M, 3, H, W] with at least one image"
-        )
+    stacked = network_inputs(images, detector)
     started = time.perf_counter()
     twins = twin_models(detector.model, example_input(stacked), settings.quantization, detector.output_layers)
     log.float_operations = twins.left_in_float
     job = QuantizationJob(
-        detector, stacked, settings.quantization, settings.reconstruction, twins, seed, log, settings.method
+        detector,
+        stacked,
+        settings.quantization,
+        settings.reconstruction,
+        twins,
+        seed,
+        log,
+        settings.method,
+        progress,
     )
     found.run(job)
     log.looking_s = sum(unit.get("looking_seconds", 0.0) for unit in log.units)
     log.reconstruction_s = time.perf_counter() - started - log.looking_s
     log.peak_memory_mb = peak_memory_mb()
     return job.finish(), log
+
+
+def network_inputs(images: Tensor | Sequence[Tensor], detector: LaneDetector) -> Tensor:
+    """Calibration images as one tensor [M, 3, H, W] that the detector's model takes.
+
+    Raises:
+        ConfigurationError: none, or of another shape or type than ``detector.transform`` makes, or not finite.
+    """
+    height, width = detector.input_size
+    expected = (
+        f"expected network inputs [M, 3, {height}, {width}] as detector.transform makes them of camera frames"
+    )
+    if not isinstance(images, Tensor):
+        foreign = [type(image).__name__ for image in images if not isinstance(image, Tensor)]
+        if foreign:
+            raise ConfigurationError(f"calibration images of type {foreign[0]}: {expected}")
+        shapes = sorted({tuple(image.shape) for image in images})
+        if len(shapes) != 1:
+            found = " and ".join(str(list(shape)) for shape in shapes[:2]) or "none at all"
+            raise ConfigurationError(f"calibration images of shapes {found}: {expected}")
+        images = torch.stack(list(images))
+    if images.ndim != 4 or len(images) == 0 or tuple(images.shape[1:]) != (3, height, width):
+        raise ConfigurationError(
+            f"calibration images of shape {list(images.shape)}: {expected}, with at least one image"
+        )
+    dtype = next((p.dtype for p in detector.model.parameters() if p.is_floating_point()), torch.float32)
+    if images.dtype != dtype:
+        raise ConfigurationError(f"calibration images of type {images.dtype}: {expected}, in {dtype}")
+    if not images.isfinite().all():
+        raise ConfigurationError(f"calibration images hold values that are not finite: {expected}")
+    return images
 
 
 def peak_memory_mb() -> float:

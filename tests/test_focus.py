@@ -6,8 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from toy import ToyDetector
 
+from selective_focus import quantize
 from selective_focus.focus import focused_loss, head_scale, without_focus
+from selective_focus.quantization.config import ConfigurationError
 
 # one image, three anchors, two values each; squared norms of the error: 25, 4, 1
 REFERENCE = torch.zeros(1, 3, 2)
@@ -231,3 +234,78 @@ def test_refusals_name_the_value() -> None:
         focused_loss(heads, zeros, foreground, normalisation={"other": 1.0})
     with pytest.raises(ValueError, match="epsilon -1 must be at least 0"):
         focused_loss(heads, zeros, foreground, epsilon=-1)
+
+
+class Misspelt(ToyDetector):
+    confidence_heads = frozenset({"existance"})
+
+
+class Lacking(ToyDetector):
+    def foreground(self, heads):
+        return {"existence": super().foreground(heads)["existence"]}
+
+
+class Misshapen(ToyDetector):
+    def foreground(self, heads):
+        return {**super().foreground(heads), "columns": torch.ones(2, 4, 1)}
+
+
+class Unbounded(ToyDetector):
+    def foreground(self, heads):
+        return {**super().foreground(heads), "columns": 3 * torch.ones_like(heads["columns"])}
+
+
+@pytest.mark.parametrize(
+    ("detector", "words"),
+    [
+        (Misspelt, r"confidence_heads names 'existance'.*expected names out of existence, columns"),
+        (Lacking, r"foreground\(heads\) has no weight for head 'columns', only for existence; return"),
+        (Misshapen, r"foreground\(heads\)\['columns'\] has shape \[2, 4, 1\].*\[5, 4, 8\]; expected"),
+        (Unbounded, r"foreground\(heads\)\['columns'\] has values from 3 to 3; expected weights in \[0, 1\]"),
+    ],
+)
+def test_a_detector_that_does_not_fit_its_own_heads_is_one_line(detector, words) -> None:
+    with pytest.raises(ConfigurationError, match=f"detector 'toy': {words}") as caught:
+        quantize(detector(), torch.rand(5, 3, 16, 32), "selective-focus", iterations=2)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (
+            torch.zeros(4, 3, 16, 32, dtype=torch.uint8),
+            r"torch.uint8: expected .*\[M, 3, 16, 32\].* torch.float32",
+        ),
+        (torch.zeros(4, 3, 16, 32, dtype=torch.float64), r"torch.float64: expected"),
+        (torch.zeros(4, 3, 32, 16), r"shape \[4, 3, 32, 16\]: expected network inputs \[M, 3, 16, 32\]"),
+        (torch.zeros(3, 16, 32), r"shape \[3, 16, 32\]: expected"),
+        (torch.tensor(1.0), r"shape \[\]: expected"),
+        (torch.full((1, 3, 16, 32), torch.nan), r"not finite"),
+        ([torch.zeros(3, 16, 32), torch.zeros(3, 16, 31)], r"\[3, 16, 31\] and \[3, 16, 32\]: expected"),
+        ([], r"none at all: expected"),
+        ([torch.zeros(3, 16, 32).numpy()], r"type ndarray: expected .* detector.transform"),
+    ],
+)
+@pytest.mark.parametrize("method", ["minmax", "selective-focus"])
+def test_images_that_are_no_network_inputs_are_one_line(images, words, method) -> None:
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        quantize(ToyDetector(), images, method)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("minmax", []),
+        ("selective-focus", [(step, 6) for step in range(1, 7)]),
+        ("qdrop", [(step, 30) for step in range(1, 31)]),
+        # two phases; in the second the first layer, whose input is the image, has nothing to learn
+        ("brecq", [*((step, 30) for step in range(1, 31)), *((step, 10) for step in range(3, 11))]),
+    ],
+)
+def test_progress_is_told_step_by_step(method, expected) -> None:
+    told: list[tuple[int, int]] = []
+    options = {"iterations": 6, "batch_size": 2, "rounding": "straight-through"} if expected else {}
+    quantize(ToyDetector(), torch.rand(4, 3, 16, 32), method, progress=lambda *x: told.append(x), **options)
+    assert told == expected
