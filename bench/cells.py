@@ -47,6 +47,8 @@ class Cell:
     """Digest of the sources that decide the quantized network."""
     metric: str
     """Digest of the sources that decide the scores."""
+    base_method: str = ""
+    """The method behind a profile's label; empty where ``method`` is a method's own name."""
 
     @property
     def bits(self) -> str:
@@ -54,8 +56,12 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """SHA-256 of the canonical JSON of all fields but the words for the weights, whose digest counts."""
-        deciding = {name: value for name, value in dataclasses.asdict(self).items() if name != "weights"}
+        """SHA-256 of the canonical JSON of all fields but the words for the weights, whose digest counts.
+
+        A method's own name leaves ``base_method`` out as well, so that records from before there were labels count.
+        """
+        left_out = {"weights"} if self.base_method else {"weights", "base_method"}
+        deciding = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
         return hashlib.sha256(canonical_json(deciding).encode()).hexdigest()
 
     @property

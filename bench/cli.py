@@ -198,8 +198,10 @@ def predict_lanes(
 
 def _run(profile: Profile, results: Path, plot_too: bool) -> None:
     check_device(profile.device)
-    for method in profile.methods:
-        find(method)
+    for label in profile.methods:
+        find(profile.method_of(label))
+        if label in methods() and profile.method_of(label) != label:
+            raise BenchError(f"{label!r} is a method of its own; give its options under another label")
     for name in profile.detectors:
         check(name, profile.variant, profile.weights)
     folder = RunFolder(results / profile.name)

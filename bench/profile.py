@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ else:
 
 PROFILES = Path(__file__).resolve().parent / "profiles"
 DATASETS = ("synthetic", "culane", "tusimple")
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
 
 
 class Profile(BaseModel):
@@ -36,9 +38,17 @@ class Profile(BaseModel):
     split: Literal["test", "val"] = "test"
     """Frames that are evaluated. Settings are chosen on "val" and never on "test"."""
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
-    """Method name -> its options, in the order of the table. The one place where methods are set."""
+    """Method name -> its options, in the order of the table. The one place where methods are set.
+
+    A table with ``method = NAME`` is a label: that method with other options, shown under a name of its own in tables
+    and plots. It starts from NAME's own table (``inherited``).
+    """
     bits: list[str] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
+    seeds_at: dict[str, list[int]] = {}
+    """Other seeds at some bit settings, "w4a4" -> seeds: where numbers are compared closely."""
+    grids: dict[str, dict[str, dict[str, Any]]] = {}
+    """Named ablations, variant -> options that differ from the profile's: ``python -m bench ablate --grid NAME``."""
     calibration_images: int = Field(default=128, ge=1, le=512)
     """At most so many unlabelled images; a data set that has fewer gives all it has, and the record says how many."""
     frames_per_category: int | None = Field(default=None, ge=1)
@@ -56,10 +66,41 @@ class Profile(BaseModel):
     def _bits_are_readable(cls, bits: list[str]) -> list[str]:
         return ["w{}a{}".format(*parse_bits(item)) for item in bits]
 
+    @field_validator("seeds_at")
+    @classmethod
+    def _seeds_of_readable_bits(cls, seeds: dict[str, list[int]]) -> dict[str, list[int]]:
+        if not all(seeds.values()):
+            raise ValueError("expected one or more seeds for each bit setting")
+        return {"w{}a{}".format(*parse_bits(bits)): list(dict.fromkeys(own)) for bits, own in seeds.items()}
+
+    @field_validator("methods")
+    @classmethod
+    def _labels_are_words(cls, methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for label, options in methods.items():
+            if "method" not in options:
+                continue
+            if not isinstance(options["method"], str) or options["method"] == "fp32":
+                raise ValueError(f'{label}: expected method = "NAME" of a quantization method')
+            if not LABEL.fullmatch(label):
+                raise ValueError(f"{label!r}: expected a label of letters, digits and . _ = -")
+        return methods
+
     @field_validator("detectors", "bits", "seeds")
     @classmethod
     def _no_repeats(cls, items: list[Any]) -> list[Any]:
         return list(dict.fromkeys(items))
+
+    def method_of(self, label: str) -> str:
+        """The method that a label stands for; a method stands for itself."""
+        return str(self.methods[label].get("method", label))
+
+    def options_of(self, label: str) -> dict[str, Any]:
+        """The options of a method or label, as the method takes them."""
+        return {name: value for name, value in self.methods[label].items() if name != "method"}
+
+    def seeds_of(self, bits: str) -> list[int]:
+        """The seeds at a bit setting."""
+        return self.seeds_at.get(bits, self.seeds)
 
 
 def load_profile(profile: str, **overrides: Any) -> Profile:
@@ -76,7 +117,10 @@ def load_profile(profile: str, **overrides: Any) -> Profile:
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror})") from error
     values.setdefault("name", path.stem)
+    values["methods"] = inherited(values.get("methods", {}))
     given = {key: value for key, value in overrides.items() if value is not None}
+    if "seeds" in given:
+        given.setdefault("seeds_at", {})
     if "methods" in given:
         tables = values.get("methods", {})
         given["methods"] = {name: tables.get(name, {}) for name in given["methods"]}
@@ -84,6 +128,14 @@ def load_profile(profile: str, **overrides: Any) -> Profile:
         return Profile.model_validate({**values, **given})
     except ValidationError as error:
         raise BenchError(_first_complaint(error, path, set(given))) from error
+
+
+def inherited(tables: Any) -> Any:
+    """Tables of methods, each with ``method = NAME`` completed by what NAME's own table says."""
+    if not isinstance(tables, dict) or not all(isinstance(own, dict) for own in tables.values()):
+        return tables  # refused, with its place, when the profile is checked
+    bases = {label: str(own.get("method", "")) for label, own in tables.items()}
+    return {label: {**tables.get(bases[label], {}), **own} for label, own in tables.items()}
 
 
 def profile_names() -> list[str]:

@@ -136,9 +136,10 @@ def combinations(profile: Profile, learns: Callable[[str], bool]) -> list[tuple[
     """(method, bits, seed) in running order: full precision, what learns nothing, then seed after seed."""
     cells = []
     for method in profile.methods:
-        cost = 0 if method == "fp32" else 2 if learns(method) else 1
+        cost = 0 if method == "fp32" else 2 if learns(profile.method_of(method)) else 1
         for bits in ["w32a32"] if method == "fp32" else profile.bits:
-            for seed in profile.seeds if cost == 2 else profile.seeds[:1]:
+            seeds = profile.seeds_of(bits)
+            for seed in seeds if cost == 2 else seeds[:1]:
                 cells.append(((cost, seed), (method, bits, seed)))
     return [cell for _, cell in sorted(cells, key=lambda item: item[0])]
 
@@ -161,7 +162,7 @@ def plan(profile: Profile, detector: LaneDetector, weights: str, data: TestData,
     cells = []
     for method, bits, seed in combinations(profile, parts.learns):
         w_bits, a_bits = parse_bits(bits)
-        calibrated = method != "fp32"
+        calibrated, base = method != "fp32", profile.method_of(method)
         cells.append(
             Cell(
                 **shared,
@@ -169,10 +170,11 @@ def plan(profile: Profile, detector: LaneDetector, weights: str, data: TestData,
                 w_bits=w_bits,
                 a_bits=a_bits,
                 seed=seed,
-                settings=parts.resolve_options(method, bits, profile.methods[method]),
+                settings=parts.resolve_options(base, bits, profile.options_of(method)),
                 calibration_images=len(data.calibration) if calibrated else 0,
                 calibration=data.calibration_rule if calibrated else "none",
                 calibration_digest=data.calibration_digest if calibrated else "",
+                base_method="" if base == method else base,
             )
         )
     return cells
@@ -205,10 +207,11 @@ def _measure_cell(cell: Cell, subject: Subject, parts: Parts) -> dict[str, Any]:
         found, log, quantize_s = reference, QuantizationLog("fp32", "fp32", {}), 0.0
     else:
         images = subject.calibration_images()
-        options = subject.profile.methods[cell.method]
+        options = subject.profile.options_of(cell.method)
+        method = cell.base_method or cell.method
         start = time.perf_counter()
         quantized, log = parts.quantize(
-            subject.detector, images, method=cell.method, bits=cell.bits, seed=cell.seed, **options
+            subject.detector, images, method=method, bits=cell.bits, seed=cell.seed, **options
         )
         quantize_s = time.perf_counter() - start
         found = subject.detect(quantized)

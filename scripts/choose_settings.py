@@ -35,7 +35,7 @@ def trial(base: Profile, rate: float) -> Profile:
     methods = {
         name: {**options, "weight_lr": rate}
         for name, options in base.methods.items()
-        if find(name).reconstruction is not None
+        if find(base.method_of(name)).reconstruction is not None
     }
     return base.model_copy(
         update={

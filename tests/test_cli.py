@@ -232,7 +232,7 @@ def test_list_and_doctor_look_around(capsys: pytest.CaptureFixture[str]) -> None
 
 class TestProfiles:
     def test_every_shipped_profile_is_valid(self) -> None:
-        assert profile_names() == ["full", "quick"]
+        assert profile_names() == ["ablations", "full", "quick", "reference"]
         for name in profile_names():
             profile = load_profile(name)
             assert profile.name == name
@@ -252,6 +252,30 @@ class TestProfiles:
         profile = load_profile(str(path), methods=["qdrop", "minmax"])
         assert profile.methods == {"qdrop": {"iterations": 7}, "minmax": {}}
         assert (profile.name, profile.bits) == ("mine", ["w4a4"])
+
+    def test_a_label_is_a_method_with_other_options(self, tmp_path: Path) -> None:
+        path = tmp_path / "mine.toml"
+        path.write_text(
+            'detectors=["toy"]\nbits=["w4a4", "w8a8"]\nseeds=[0]\n[seeds_at]\nW4A4=[0, 1, 2]\n'
+            "[methods.qdrop]\niterations=7\nbatch_size=2\n"
+            '[methods.qdrop-long]\nmethod="qdrop"\niterations=70\n'
+        )
+        profile = load_profile(str(path), methods=["qdrop-long"])
+        assert profile.method_of("qdrop-long") == "qdrop"
+        assert profile.options_of("qdrop-long") == {"iterations": 70, "batch_size": 2}
+        assert [profile.seeds_of(bits) for bits in profile.bits] == [[0, 1, 2], [0]]
+        assert load_profile(str(path), seeds=[5]).seeds_of("w4a4") == [5]
+
+    @pytest.mark.parametrize(
+        ("label", "method"), [("a b", '"qdrop"'), ("full", '"fp32"'), ("x", "3"), ("x", "[]")]
+    )
+    def test_mistakes_in_a_label(self, tmp_path: Path, label: str, method: str) -> None:
+        path = tmp_path / "mine.toml"
+        path.write_text(
+            f'detectors=["toy"]\nbits=["w4a4"]\nseeds=[0]\n[methods."{label}"]\nmethod={method}\n'
+        )
+        with pytest.raises(BenchError, match=r"mine\.toml: methods: .*expected"):
+            load_profile(str(path))
 
     @pytest.mark.parametrize("line", ["surprise = 1", "bits = []", "device = 3", "detectors = "])
     def test_mistakes_in_a_profile(self, tmp_path: Path, line: str) -> None:

@@ -49,6 +49,31 @@ def test_order_full_precision_then_cheap_then_seed_after_seed() -> None:
     ]
 
 
+def test_a_label_runs_its_method_and_is_remembered_under_its_name(folder: RunFolder) -> None:
+    def quantize(*args: Any, method: str, **options: Any) -> Any:
+        seen.append((method, options.pop("noise", 0.5)))
+        return stand_ins.noisy(*args, method=method, **options)
+
+    seen: list[tuple[str, float]] = []
+    methods = {"minmax": {}, "minmax-quiet": {"method": "minmax", "noise": 0.1}}
+    plain, label = execute(folder, quantize, methods=methods, bits=["w4a4"], seeds_at={"w4a4": [3, 4]})
+    assert seen == [("minmax", 0.5), ("minmax", 0.1)]
+    assert (label.cell["method"], label.cell["base_method"]) == ("minmax-quiet", "minmax")
+    assert (label.cell["settings"], label.cell["seed"]) == ({"noise": 0.1}, 3)
+    assert plain.cell["base_method"] == ""
+    assert plain.key != label.key
+
+
+def test_seeds_of_a_bit_setting() -> None:
+    profile = stand_ins.profile(methods={"selective-focus": {}}, seeds_at={"w4a4": [0, 1, 2]}, seeds=[7])
+    assert [cell[1:] for cell in combinations(profile, stand_ins.parts().learns)] == [
+        ("w4a4", 0),
+        ("w4a4", 1),
+        ("w4a4", 2),
+        ("w8a8", 7),
+    ]
+
+
 def test_scores_of_every_cell(folder: RunFolder) -> None:
     records = execute(folder)
     full = records[0].result
