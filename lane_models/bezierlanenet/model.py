@@ -76,7 +76,8 @@ class FeatureFlipFusion(nn.Module):
         use_official_keys(self, {"conv_offset.": "proj2_conv.conv_offset."})
 
     def forward(self, x: Tensor) -> Tensor:
-        mixed = torch.is_autocast_enabled(x.device.type)
+        # Without memory (the device "meta") nothing is computed, and autocast is unknown.
+        mixed = not x.is_meta and torch.is_autocast_enabled(x.device.type)
         with torch.autocast(x.device.type, enabled=False) if mixed else nullcontext():
             x = x.float() if mixed else x
             mirrored = x.flip(3)
