@@ -62,6 +62,8 @@ class LaneDetector(ABC):
                                 empty: the last layer that runs
         reconstruction_blocks   names in ``model`` of the blocks that block-wise methods reconstruct, each called
                                 once per forward; layers outside them become units of their own
+        class_axes              heads of class logits: the dimension of the classes (softmax), or None where every
+                                logit is a yes or no (sigmoid); read by methods that compare probabilities
     """
 
     name: str
@@ -72,6 +74,7 @@ class LaneDetector(ABC):
     confidence_heads: frozenset[str] = frozenset()
     output_layers: tuple[str, ...] = ()
     reconstruction_blocks: tuple[str, ...] = ()
+    class_axes: Mapping[str, int | None] = {}
 
     @abstractmethod
     def transform(self, image_bgr: npt.NDArray[np.uint8]) -> Tensor:
@@ -94,6 +97,14 @@ class LaneDetector(ABC):
 
         For each head a detached weight in [0, 1] that broadcasts against that head's tensor.
         """
+
+    def geometry(self, heads: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+        """Where the lanes run, differentiably, for methods that compare lanes rather than heads; None: not known.
+
+        Coordinates in pixels of ``image_size`` and a weight in [0, 1] for each, without gradient, of the same
+        shape [N, ...]; 0 where there is no lane.
+        """
+        return None
 
     def detect(self, x: Tensor, image_size: tuple[int, int] | None = None) -> list[list[Lane]]:
         """Network input [N, 3, H, W] -> lanes of each image."""

@@ -118,7 +118,10 @@ class HeadReconstruction:
 
     def loss(self, index: Tensor, weights: Mapping[str, float] | None = None) -> Tensor:
         """Focused loss of the calibration images ``index``, heads weighted (None: all by 1)."""
-        quantized: Heads = self.job.model(self.job.images[index])
+        return self.batch_loss(self.job.model(self.job.images[index]), index, weights)
+
+    def batch_loss(self, quantized: Heads, index: Tensor, weights: Mapping[str, float] | None) -> Tensor:
+        """Focused loss of the quantized heads of the calibration images ``index``."""
         total, _ = focused_loss(
             quantized,
             {name: head[index] for name, head in self.reference.items()},
@@ -186,11 +189,14 @@ def checked_foreground(detector: LaneDetector, heads: Heads) -> dict[str, Tensor
 
 def run(job: QuantizationJob) -> None:
     """Ranges by search, then the joint reconstruction of the network's heads."""
-    options: SelectiveFocusOptions = job.options
-    settings = job.reconstruction
+    reconstruct_heads(job, HeadReconstruction(job, job.options))
+
+
+def reconstruct_heads(job: QuantizationJob, unit: HeadReconstruction) -> None:
+    """Ranges by search; then all roundings and step sizes together, by the loss of ``unit``."""
+    options, settings = unit.options, job.reconstruction
     if settings.unit != "network":
-        raise ConfigurationError(f"selective-focus: unit={settings.unit!r}: expected 'network'")
-    unit = HeadReconstruction(job, options)
+        raise ConfigurationError(f"{job.log.method}: unit={settings.unit!r}: expected 'network'")
     job.quantize_weights()
     job.calibrate_activations()
     learnable = Learnable.of(job.model, weights=True, scales=True)

@@ -19,6 +19,9 @@ from selective_focus.quantization.config import ConfigurationError
 PLUGIN_PACKAGES = ["baselines"]
 """Importable packages that are searched for methods; absent ones are skipped."""
 
+OWN_MODULES = ["selective_focus.method", "selective_focus.plus", "selective_focus.full_precision"]
+"""The library's own methods."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -74,7 +77,7 @@ def find(name: str) -> Method:
 
 def _discover() -> None:
     """Import every plug-in module once."""
-    for package_name in ["selective_focus.method", "selective_focus.full_precision", *PLUGIN_PACKAGES]:
+    for package_name in [*OWN_MODULES, *PLUGIN_PACKAGES]:
         if package_name in _searched:
             continue
         try:

@@ -258,3 +258,24 @@ def test_chosen_anchors_cover_the_lanes() -> None:
     rows = anchor_xs(candidates[chosen], 72, 384)
     distance = np.nanmean(np.abs(rows[:, None] - lanes[None]), axis=2).min(axis=0)
     assert (distance < 10).all()
+
+
+def test_geometry_agrees_with_decode() -> None:
+    """Where a proposal scores highly, the differentiable x is the decoded lane's."""
+    detector = lane_models.build("laneatt", "synthetic")
+    with torch.no_grad():
+        heads = detector.heads(torch.rand(2, 3, 128, 384, generator=torch.Generator().manual_seed(0)))
+    heads["classification"][..., 1] += 4
+    x, weight = detector.geometry(heads)
+    lanes = detector.decode(heads)
+    assert any(lanes)
+    found = 0
+    for image, several in enumerate(lanes):
+        for lane in several:
+            distances = [
+                np.abs(np.sort(lane.points[:, 0]) - np.sort(x[image, a][weight[image, a] > 0].numpy())).max()
+                for a in range(x.shape[1])
+                if int((weight[image, a] > 0).sum()) == len(lane.points)
+            ]
+            found += min(distances, default=1e9) < 0.05
+    assert found == sum(map(len, lanes))

@@ -37,6 +37,7 @@ class BezierLaneNetDetector(LaneDetector):
 
     name = "bezierlanenet"
     confidence_heads = frozenset({"existence"})
+    class_axes: Mapping[str, int | None] = {"existence": None}
     output_layers = ("proj_classification", "proj_regression")
 
     def __init__(self, variant: str = "r18") -> None:

@@ -49,6 +49,7 @@ class CLRNetDetector(LaneDetector):
 
     name = "clrnet"
     confidence_heads = frozenset({"classification"})
+    class_axes: Mapping[str, int | None] = {"classification": -1}
     output_layers = ("heads.cls_layers", "heads.reg_layers")
 
     def __init__(self, variant: str = "r18") -> None:

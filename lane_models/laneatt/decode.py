@@ -56,11 +56,11 @@ def _lanes(
         start = round(float(starts[i]) * (config.rows - 1))
         points = lane_points(xs[i] / np.float32(config.input_size[1]), start, round(float(lengths[i])))
         if len(points) > 1:
-            lanes.append(Lane(_in_frame(points, model, image_size), float(scores[i])))
+            lanes.append(Lane(in_frame(points, model, image_size), float(scores[i])))
     return lanes
 
 
-def _in_frame(points: np.ndarray, model: LaneATT, image_size: tuple[int, int]) -> np.ndarray:
+def in_frame(points: np.ndarray, model: LaneATT, image_size: tuple[int, int]) -> np.ndarray:
     """Relative points of the network's image -> pixels of the frame."""
     crop = model.config.crop
     if crop is None:

@@ -16,7 +16,7 @@ from lane_models import checkpoint
 from lane_models.backbones.cifar_resnet import CifarBlock
 from lane_models.backbones.resnet import BasicBlock
 from lane_models.laneatt.anchors import culane_anchors, line_anchors
-from lane_models.laneatt.decode import decode
+from lane_models.laneatt.decode import decode, in_frame, lane_xs
 from lane_models.laneatt.model import LaneATT, LaneATTConfig
 from lane_models.road_crop import RoadCrop
 from selective_focus import Heads, Lane, LaneDetector
@@ -63,6 +63,7 @@ class LaneATTDetector(LaneDetector):
 
     name = "laneatt"
     confidence_heads = frozenset({"classification"})
+    class_axes: Mapping[str, int | None] = {"classification": -1}
     output_layers = ("cls_layer", "reg_layer")
 
     def __init__(self, variant: str = "r18") -> None:
@@ -92,6 +93,20 @@ class LaneATTDetector(LaneDetector):
         """The lane score of every anchor, [N, A, 1], for all three heads."""
         score = heads["classification"].detach().softmax(dim=-1)[..., 1:]
         return dict.fromkeys(("classification", "length", "offsets"), score)
+
+    def geometry(self, heads: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Where the lanes run, differentiably: x in pixels of ``image_size`` at R rows, and weights [N, A, R].
+
+        The weight, without gradient, is the anchor's lane score on rows between the lane's start and end where
+        it is inside the image, and 0 elsewhere.
+        """
+        xs, width = lane_xs(heads, self.model), self.config.input_size[1]
+        row = torch.arange(self.config.rows, device=xs.device)
+        start = ((1 - self.model.anchors[:, 1:2]).to(xs) * (self.config.rows - 1)).round()
+        inside = (row >= start) & (row < start + heads["length"].round()) & (xs >= 0) & (xs <= width)
+        left, right = in_frame(np.array([[0.0, 0.0], [1.0, 1.0]]), self.model, self.image_size)[:, 0]
+        x = left + xs / width * (right - left)
+        return x, (self.foreground(heads)["offsets"] * inside).detach()
 
     def load_official(self, source: Mapping[str, Any] | str | Path) -> None:
         """Load a LaneATT checkpoint of this variant (``model_NNNN.pt`` of the official code, or a state

@@ -61,6 +61,7 @@ class LSTRDetector(LaneDetector):
 
     name = "lstr"
     confidence_heads = frozenset({"classification"})
+    class_axes: Mapping[str, int | None] = {"classification": -1}
     output_layers = ("class_embed", "specific_embed.layers.2", "shared_embed.layers.2")
 
     def __init__(self, variant: str = "tusimple") -> None:

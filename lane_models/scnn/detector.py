@@ -42,6 +42,7 @@ class SCNNDetector(LaneDetector):
 
     name = "scnn"
     confidence_heads = frozenset({"pixel_classes", "existence"})
+    class_axes: Mapping[str, int | None] = {"pixel_classes": 1, "existence": None}
     output_layers = ("classifier", "existence.linear2")
 
     def __init__(self, variant: str = "r18") -> None:
