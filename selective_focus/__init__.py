@@ -5,6 +5,13 @@ from selective_focus.lane_distortion import LaneDistortion, lane_distortion_scor
 from selective_focus.methods import methods
 from selective_focus.quantization.config import ConfigurationError
 from selective_focus.quantize import quantize, resolve_options
+from selective_focus.saved_state import (
+    SavedDescription,
+    SavedStateError,
+    load_quantized,
+    save_quantized,
+    saved_description,
+)
 
 __version__ = "0.1.0"
 
@@ -16,9 +23,14 @@ __all__ = [
     "LaneDistortion",
     "MatMul",
     "QuantizationLog",
+    "SavedDescription",
+    "SavedStateError",
     "__version__",
     "lane_distortion_score",
+    "load_quantized",
     "methods",
     "quantize",
     "resolve_options",
+    "save_quantized",
+    "saved_description",
 ]

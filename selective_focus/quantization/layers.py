@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from selective_focus.detector import MatMul
 from selective_focus.quantization.affine import Grid, MaskPool, fake_quantize, fake_quantize_drop
-from selective_focus.quantization.config import FLOAT_BITS, Rounding
+from selective_focus.quantization.config import FLOAT_BITS, ConfigurationError, Rounding
 from selective_focus.quantization.histogram import Histogram
 from selective_focus.quantization.rounding import (
     floor_codes,
@@ -49,6 +49,21 @@ class ActivationQuantizer(nn.Module):
     def scale(self) -> Tensor:
         """The step size, always positive."""
         return self.log_scale.exp()
+
+    def get_extra_state(self) -> Tensor:
+        """What a state dict must hold beside the grid: bits, calibrated, enabled."""
+        return torch.tensor([self.bits, int(self.calibrated), int(self.enabled)])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over a saved quantizer's switches.
+
+        Raises:
+            ConfigurationError: it was saved for another number of bits.
+        """
+        bits, calibrated, enabled = _whole_numbers(state, 3, "an activation quantizer")
+        if bits != self.bits:
+            raise ConfigurationError(f"the saved activation quantizer has {bits} bits: expected {self.bits}")
+        self.calibrated, self.enabled = bool(calibrated), bool(enabled)
 
     def set_grid(self, grid: Grid) -> None:
         """Use this range from now on."""
@@ -92,7 +107,7 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("float_weight", weight_of(layer).detach().clone(), persistent=False)
         self.register_buffer("weight_scale", torch.ones(()))
         self.register_buffer("weight_zero_point", torch.zeros(()))
-        self.weight_grid: Grid | None = None
+        self._codes: tuple[int, int] | None = None
         self.rounding: nn.Parameter | None = None
         self._floor: Tensor | None = None
         self.live_weight: Tensor | None = None
@@ -111,13 +126,50 @@ class QuantizedLayer(nn.Module):
             return self.layer(x, *rest)
         return torch.func.functional_call(self.layer, {"weight": self.live_weight}, (x, *rest))
 
+    @property
+    def weight_grid(self) -> Grid | None:
+        """The grid of the weight, for its rows; None where it is not quantized."""
+        return None if self._codes is None else Grid(self.weight_scale, self.weight_zero_point, *self._codes)
+
+    def get_extra_state(self) -> Tensor:
+        """What a state dict must hold beside scales and zero points: bits, whether there is a grid, its codes."""
+        qmin, qmax = self._codes or (0, 0)
+        return torch.tensor([self.weight_bits, int(self._codes is not None), qmin, qmax])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over a saved grid; a rounding that was being learned is given up.
+
+        Raises:
+            ConfigurationError: it was saved for another number of bits.
+        """
+        bits, quantized, qmin, qmax = _whole_numbers(state, 4, "a quantized layer")
+        if bits != self.weight_bits:
+            raise ConfigurationError(f"the saved weight has {bits} bits: expected {self.weight_bits}")
+        self._codes = (qmin, qmax) if quantized else None
+        self.rounding = self._floor = self.live_weight = None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Make room first for what a quantized layer has and a freshly wrapped one has not.
+
+        That is a scale for every output channel, and the bias that bias correction may have added.
+        """
+        shapes = (torch.Size(), self.rows(self.float_weight).shape[:1])
+        for name in ("weight_scale", "weight_zero_point"):
+            stored = state_dict.get(prefix + name)
+            if isinstance(stored, Tensor) and stored.shape in shapes:
+                setattr(self, name, getattr(self, name).new_empty(stored.shape))
+        bias = state_dict.get(f"{prefix}layer.bias")
+        if isinstance(bias, Tensor) and bias.ndim == 1 and self.layer.bias is None:
+            self.layer.bias = nn.Parameter(self.float_weight.new_empty(bias.shape), requires_grad=False)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def rows(self, weight: Tensor) -> Tensor:
         """The weight with its output channels first."""
         return weight.movedim(self.channel_axis, 0)
 
     def set_weight_grid(self, grid: Grid) -> None:
         """Use this grid and round every weight to its nearest point."""
-        self.weight_grid = grid
+        self._codes = grid.qmin, grid.qmax
         self.weight_scale = grid.scale.detach().clone()
         self.weight_zero_point = grid.zero_point.detach().clone()
         self._store(fake_quantize(self.rows(self.float_weight), grid))
@@ -128,26 +180,29 @@ class QuantizedLayer(nn.Module):
 
     def learn_rounding(self) -> nn.Parameter | None:
         """Start to learn up or down for every weight; None where the weight is not quantized."""
-        if self.weight_grid is None:
+        grid = self.weight_grid
+        if grid is None:
             return None
         rows = self.rows(self.float_weight)
-        self._floor = floor_codes(rows, self.weight_grid)
-        self.rounding = nn.Parameter(initial_v(rows, self.weight_grid))
+        self._floor = floor_codes(rows, grid)
+        self.rounding = nn.Parameter(initial_v(rows, grid))
         return self.rounding
 
     def prepare_step(self, rounding: Rounding) -> None:
         """Compute this step's differentiable weight once, however often the layer is called in it."""
-        if self.rounding is None or self.weight_grid is None or self._floor is None:
+        grid = self.weight_grid
+        if self.rounding is None or grid is None or self._floor is None:
             return
         weigh = straight_through_weight if rounding == "straight-through" else soft_weight
-        weight = weigh(self.rounding, self._floor, self.weight_grid)
+        weight = weigh(self.rounding, self._floor, grid)
         self.live_weight = weight.movedim(0, self.channel_axis)
 
     def use_hard_weight(self) -> None:
         """Store the weight as the learned rounding has it now, as a plain tensor on the grid."""
         self.live_weight = None
-        if self.rounding is not None and self.weight_grid is not None and self._floor is not None:
-            self._store(hard_weight(self.rounding, self._floor, self.weight_grid))
+        grid = self.weight_grid
+        if self.rounding is not None and grid is not None and self._floor is not None:
+            self._store(hard_weight(self.rounding, self._floor, grid))
 
     def settle(self) -> float:
         """Finish learning: keep the hard weight; give the share of roundings that were not yet 0 or 1."""
@@ -231,6 +286,18 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
 def activation_quantizers(model: nn.Module) -> dict[str, ActivationQuantizer]:
     """The activation quantizers inside ``model`` by name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, ActivationQuantizer)}
+
+
+def _whole_numbers(state: Any, count: int, what: str) -> list[int]:
+    """The numbers of a saved ``_extra_state``.
+
+    Raises:
+        ConfigurationError: it is not ``count`` whole numbers.
+    """
+    if not isinstance(state, Tensor) or state.dtype != torch.int64 or state.shape != (count,):
+        raise ConfigurationError(f"the saved state of {what}: expected {count} whole numbers")
+    numbers: list[int] = state.tolist()
+    return numbers
 
 
 def weight_of(layer: nn.Module) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,10 @@ class TwinModels:
     """Modules with parameters of their own that no quantizer touches."""
 
 
-def fold_batch_norms(model: nn.Module, example: Tensor) -> None:
+def fold_batch_norms(model: nn.Module, example: Tensor, keep: Container[str] | None = None) -> None:
     """Fold, in place, every batch norm that directly follows a layer into that layer.
+
+    keep: names of the norms that stay, where that is known (a saved network); None: find out.
 
     A layer whose output is also read elsewhere (a block that normalises inside its branch) cannot absorb its
     batch norm. A watched pass does not show that, so the outputs are compared: where folding all changes them,
@@ -46,12 +48,17 @@ def fold_batch_norms(model: nn.Module, example: Tensor) -> None:
     """
     modules = dict(model.named_modules())
     seen = trace(model, example)
-    pairs = [
-        (modules[layer], modules[norm])
+    named = [
+        (layer, norm)
         for layer, norm in seen.batch_norm_of.items()
         if seen.calls[layer] == seen.calls[norm] and is_quantizable(modules[layer])
     ]
+    pairs = [(modules[layer], modules[norm]) for layer, norm in named if keep is None or norm not in keep]
     if not pairs:
+        return
+    if keep is not None:
+        for layer, norm in pairs:
+            _fold(model, layer, norm)
         return
     expected = _outputs(model, example)
     undo = [_fold(model, layer, norm) for layer, norm in pairs]
@@ -97,16 +104,21 @@ def _same(expected: list[Tensor], found: list[Tensor]) -> bool:
 
 
 def twin_models(
-    model: nn.Module, example: Tensor, config: QuantizationConfig, output_layers: Sequence[str] = ()
+    model: nn.Module,
+    example: Tensor,
+    config: QuantizationConfig,
+    output_layers: Sequence[str] = (),
+    keep_norms: Container[str] | None = None,
 ) -> TwinModels:
     """Copy ``model``, fold its batch norms and wrap its layers. ``model`` itself is not touched.
 
     Args:
         example: one network input [1, 3, H, W], used to watch in which order layers run.
         output_layers: names of the layers that produce the heads; empty: the last layer that runs.
+        keep_norms: batch norms that are not folded; None: those whose folding would change the output.
     """
     float_model = copy.deepcopy(model).eval().requires_grad_(False)
-    fold_batch_norms(float_model, example)
+    fold_batch_norms(float_model, example, keep_norms)
     seen = trace(float_model, example)
     quantized_model = copy.deepcopy(float_model)
     modules = dict(quantized_model.named_modules())
