@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from selective_focus.method import SelectiveFocusOptions
+from selective_focus.plus import PlusOptions
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "method.md"
 
@@ -26,7 +27,14 @@ def documented_defaults() -> dict[str, str]:
     return defaults
 
 
-@pytest.mark.parametrize("option", dataclasses.fields(SelectiveFocusOptions), ids=lambda option: option.name)
+OPTIONS = {
+    option.name: option
+    for kind in (PlusOptions, SelectiveFocusOptions)
+    for option in dataclasses.fields(kind)
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS)
 def test_option_is_documented_with_its_default(option: dataclasses.Field[object]) -> None:
     printed = documented_defaults().get(option.name)
     assert printed is not None, f"docs/method.md lacks option {option.name!r} of SelectiveFocusOptions"
