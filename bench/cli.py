@@ -14,6 +14,7 @@ from rich.console import Console
 
 from bench import doctor as health
 from bench import plots, prediction, table
+from bench.claims import verb as claims
 from bench.data import load_data
 from bench.detectors import build, check, describe_detectors, profile_for_folder
 from bench.errors import (
@@ -40,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 TABLE_WIDTH = 100
+app.add_typer(claims.app)
 
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of all runs.")]
 NameOption = Annotated[str, typer.Option("--name", help="Name of the run: a folder in --results.")]
