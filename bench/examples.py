@@ -12,7 +12,8 @@ import numpy as np
 
 from bench.data import TestData
 from bench.overlays import Example
-from bench.store import Record, RunFolder, write_whole
+from bench.store import Record, RunFolder
+from bench.whole_file import write_whole
 from selective_focus import Lane
 
 COUNT = 6

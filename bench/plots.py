@@ -23,8 +23,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from bench import examples
 from bench.colours import colour_of, label_of, marker_of
 from bench.overlays import overlay_figure
-from bench.store import Record, RunFolder, write_whole
+from bench.store import Record, RunFolder
 from bench.table import Row, Section, current, method_rank, sections
+from bench.whole_file import write_whole
 
 DPI = 150
 OVERLAY_METHODS = ("fp32", "minmax", "qdrop", "selective-focus")

@@ -29,7 +29,8 @@ from bench.data import TestData
 from bench.errors import BenchError, CellTimeout, bad_input_errors, one_line
 from bench.evaluate import Detections, NetworkInputs, detect_all, measure
 from bench.profile import Profile
-from bench.store import Record, Result, RunFolder, Status, write_whole
+from bench.store import Record, Result, RunFolder, Status
+from bench.whole_file import write_whole
 from selective_focus import Lane, LaneDetector, QuantizationLog
 from selective_focus.quantization.config import parse_bits
 

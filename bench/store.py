@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import StoreError
+from bench.whole_file import cannot_write, write_whole
 
 RUNS = Path("results/runs")
 SCHEMA = 1
@@ -98,7 +98,7 @@ class RunFolder:
         try:
             self.records_path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(_cannot_write(self.path, error)) from error
+            raise StoreError(cannot_write(self.path, error)) from error
         free_mb = shutil.disk_usage(self.records_path).free / 2**20
         if free_mb < ROOM_NEEDED_MB:
             raise StoreError(
@@ -147,42 +147,6 @@ class RunFolder:
             os.replace(path, aside)
         self.set_aside.append(aside)
         return None
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file completely or leaves what was there: temporary neighbour, fsync, rename.
-
-    Raises StoreError (one line) when the folder cannot be written or the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise StoreError(_cannot_write(path, error)) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself durable. Not every platform can open a folder; there the rename has to do."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _cannot_write(path: Path, error: OSError) -> str:
-    if error.errno == errno.ENOSPC:
-        return f"{path}: the disk is full; free some room or choose another folder with --results DIR"
-    why = error.strerror or type(error).__name__
-    return f"{path}: cannot be written ({why}); choose a folder of your own with --results DIR"
 
 
 def _finite(value: Any) -> Any:

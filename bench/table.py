@@ -14,7 +14,8 @@ from scipy import stats
 
 from bench.cells import canonical_json
 from bench.paper import paper_f1
-from bench.store import Record, RunFolder, write_whole
+from bench.store import Record, RunFolder
+from bench.whole_file import write_whole
 
 CATEGORIES = ("normal", "crowd", "hlight", "shadow", "noline", "arrow", "curve", "night")
 COLUMNS = (

@@ -28,7 +28,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -39,10 +38,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 from bench.training_frames import Example, Polyline, TrainingError, augmented, damaged
+from bench.whole_file import whole_file, write_whole
 from selective_focus import LaneDetector
 
 STATE = "training.pt"
@@ -136,10 +136,9 @@ def write_weights(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> 
         )
         for key, value in model.state_dict().items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    save_file({key: value.cpu().contiguous() for key, value in state.items()}, temporary, dict(metadata))
-    os.replace(temporary, path)
+    write_whole(
+        path, to_bytes({key: value.cpu().contiguous() for key, value in state.items()}, dict(metadata))
+    )
 
 
 def _step(
@@ -217,10 +216,9 @@ def _save(
     optimizer: torch.optim.Optimizer,
     so_far: TrainingResult,
 ) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
     saved = {"config": json.dumps(asdict(config)), "model": model.state_dict()}
-    torch.save({**saved, **asdict(so_far), "optimizer": optimizer.state_dict()}, temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as file:
+        torch.save({**saved, **asdict(so_far), "optimizer": optimizer.state_dict()}, file)
 
 
 def _resume(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from bench.whole_file import whole_file
 from lane_models.road_crop import FRAME, RoadCrop
 
 Image = npt.NDArray[np.uint8]
@@ -132,32 +132,16 @@ def _render_shard(folder: Path, source: Callable[[int], Example], shard: int) ->
     lanes = [lane for one in examples for lane in one.lanes]
     points = np.concatenate(lanes) if lanes else np.zeros((0, 2))
     images_file, lanes_file = _shard_files(folder, shard)
-    with _replacing(lanes_file) as temporary:
+    with whole_file(lanes_file) as file:
         np.savez(
-            temporary,
+            file,
             points=points.astype(np.float32),
             lengths=np.array([len(lane) for lane in lanes], dtype=np.int64),
             counts=np.array([len(one.lanes) for one in examples], dtype=np.int64),
             slots=np.array([slot for one in examples for slot in one.slots], dtype=np.int64),
         )
-    with _replacing(images_file) as temporary:
-        np.save(temporary, np.stack([one.image for one in examples]))
-
-
-class _replacing:
-    """A temporary neighbour of ``path`` (same suffix) that takes its place when the block succeeds."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.temporary = path, path.with_name(f"writing-{os.getpid()}-{path.name}")
-
-    def __enter__(self) -> Path:
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
+    with whole_file(images_file) as file:
+        np.save(file, np.stack([one.image for one in examples]))
 
 
 def _shard_files(folder: Path, shard: int) -> tuple[Path, Path]:

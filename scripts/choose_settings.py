@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from bench.profile import Profile, load_profile  # noqa: E402
 from bench.progress import ConsoleListener  # noqa: E402
 from bench.runner import run  # noqa: E402
 from bench.store import RUNS, Record, RunFolder  # noqa: E402
+from bench.whole_file import write_whole  # noqa: E402
 from selective_focus.methods import find  # noqa: E402
 
 WEIGHT_RATES = (3e-3, 1e-2, 3e-2)
@@ -86,10 +88,11 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     rows.sort(key=lambda r: (r["detector"], r["bits"], r["method"], r["weight_lr"]))
-    with (folder.path / "settings.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(folder.path / "settings.csv", text.getvalue().encode())
     for one in rows:
         print("  ".join(f"{name} {value}" for name, value in one.items()))
     return 0

@@ -14,6 +14,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bench.whole_file import write_whole  # noqa: E402
+
 REFERENCE = ROOT / "results" / "reference"
 
 
@@ -24,7 +28,7 @@ def between(path: Path, marker: str, text: str) -> None:
     new, count = re.subn(pattern, lambda m: f"{m[1]}{text.rstrip()}\n{m[2]}", old, flags=re.DOTALL)
     if count != 1:
         raise ValueError(f"{path}: expected one pair of <!-- {marker} --> markers, found {count}")
-    path.write_text(new, encoding="utf-8")
+    write_whole(path, new.encode())
 
 
 def settings_table(path: Path) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench.errors import StoreError
-from bench.store import Record, Result, RunFolder, write_whole
+from bench.store import Record, Result, RunFolder
+from bench.whole_file import whole_file, write_whole
 
 KEY = "a" * 64
 
@@ -123,3 +124,18 @@ def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path, monkeypatch: py
     with pytest.raises(StoreError, match="Permission denied"):
         write_whole(tmp_path / "a.json", b"{}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    write_whole(path, b"before")
+
+    def interrupted() -> None:
+        with whole_file(path) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
