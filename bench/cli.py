@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from bench import ablate, catalogue, plots, prediction, table
 from bench import doctor as health
-from bench import plots, prediction, table
 from bench.claims import verb as claims
 from bench.data import load_data
-from bench.detectors import build, check, describe_detectors, profile_for_folder
+from bench.detectors import build, check, profile_for_folder
 from bench.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAILED_CELLS,
@@ -30,7 +30,7 @@ from bench.metrics.score import score_folders
 from bench.profile import DATASETS, Profile, load_profile, profile_names
 from bench.progress import ConsoleListener
 from bench.runner import Parts, check_device, run
-from bench.store import RUNS, RunFolder
+from bench.store import RUNS, RunFolder, run_names
 from selective_focus.methods import find, methods
 from selective_focus.quantize import quantize, resolve_options
 
@@ -57,16 +57,24 @@ DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda.
 
 
 @app.command("list")
-def list_things() -> None:
-    """Detectors with their variants, methods, data sets, profiles and runs."""
+def list_things(
+    as_csv: Annotated[bool, typer.Option("--csv", help="The detectors as CSV; nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The detectors as JSON; nothing else.")] = False,
+) -> None:
+    """Detectors with sizes, heads, weights and F1; methods, data sets, profiles and runs."""
+    entries = catalogue.catalogue()
+    if as_csv or as_json:
+        print(
+            json.dumps(catalogue.plain(entries), indent=2) if as_json else catalogue.as_csv(entries).rstrip()
+        )
+        return
     console = _console()
-    for line in describe_detectors():
-        console.print(line, markup=False)
+    for part in catalogue.tables(entries):
+        console.print(part, highlight=False)
     console.print("methods:   ", ", ".join(methods()), markup=False)
     console.print("data sets: ", ", ".join(DATASETS), markup=False)
     console.print("profiles:  ", ", ".join(profile_names()), markup=False)
-    runs = sorted(path.parent.name for path in RUNS.glob("*/records"))
-    console.print("runs:      ", ", ".join(runs) or "none yet; python -m bench run", markup=False)
+    console.print("runs:      ", ", ".join(run_names(RUNS)) or "none yet; python -m bench run", markup=False)
 
 
 @app.command("run")
@@ -138,6 +146,40 @@ def run_culane(
     for note in notes:
         _console().print(note, markup=False, highlight=False)
     _run(chosen, results, plot_too=True)
+
+
+@app.command("ablate")
+def run_ablation(
+    grids: Annotated[str, typer.Option("--grid", help="a,b: grids of the profile, or all.")],
+    profile: Annotated[str, typer.Option("--profile", help="A profile with grids.")] = "ablations",
+    detectors: Annotated[str | None, typer.Option(help="a,b: names, or name:variant.")] = None,
+    bits: Annotated[str | None, typer.Option(help="w4a4,w3a3")] = None,
+    seeds: Annotated[str | None, typer.Option(help="0,1,2")] = None,
+    split: Annotated[str | None, typer.Option(help="val (the profile's) or test.")] = None,
+    calibration_images: CalibrationOption = None,
+    limit: LimitOption = None,
+    device: DeviceOption = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; default: the profile's.")] = None,
+    results: ResultsOption = RUNS,
+) -> None:
+    """Readings of Selective Focus, one option at a time, each beside the unchanged method; on validation frames."""
+    base = load_profile(
+        profile,
+        detectors=_words(detectors),
+        bits=_words(bits),
+        seeds=_words(seeds),
+        split=split,
+        calibration_images=calibration_images,
+        limit=limit,
+        device=device,
+        name=name,
+    )
+    chosen = ablate.with_grids(base, list(base.grids) if grids == "all" else _words(grids) or [])
+    try:
+        _run(chosen, results, plot_too=False)
+    finally:
+        if any((results / chosen.name / "records").glob("*.json")):
+            _show_ablation(RunFolder(results / chosen.name))
 
 
 @app.command("table")
@@ -245,6 +287,13 @@ def _show(folder: RunFolder, console: Console) -> None:
     for path in folder.set_aside:
         print(f"warning: {path}: a damaged record was set aside; run again to replace it", file=sys.stderr)
     console.print(f"{folder.path / 'cells.csv'}", markup=False, highlight=False)
+
+
+def _show_ablation(folder: RunFolder) -> None:
+    rows, left_out = ablate.compare(folder.records())
+    ablate.write(folder, rows, left_out)
+    _console().print(ablate.terminal(rows))
+    _console().print(f"{folder.path / 'ablation.md'}, ablation.csv", markup=False, highlight=False)
 
 
 def _existing(path: Path) -> RunFolder:

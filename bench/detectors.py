@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
+from typing import Any
+
+import torch
 
 import lane_models
 from bench.errors import BenchError
 from bench.profile import Profile
-from lane_models.checkpoint import CheckpointError, read
+from lane_models.checkpoint import CheckpointError, MismatchError, read
 from selective_focus import LaneDetector
 
 SUFFIXES = (".pth", ".pt", ".pkl", ".ckpt", ".zip", ".safetensors")
@@ -112,30 +117,67 @@ def profile_for_folder(profile: Profile) -> tuple[Profile, list[str]]:
     return profile.model_copy(update={"detectors": chosen}), notes
 
 
-def describe_detectors() -> list[str]:
-    """One line a detector: its variants, and which have embedded weights."""
-    lines = []
-    for name in lane_models.names():
-        words = [
-            f"{variant} (embedded weights)" if lane_models.shipped_weights(name, variant) else variant
-            for variant in lane_models.variants(name)
-        ]
-        lines.append(f"{name + ':':<15}{', '.join(words)}")
-    return lines
-
-
 def _embedded(name: str, variant: str | None) -> tuple[LaneDetector, str]:
     return lane_models.build(name, variant or EMBEDDED), "embedded"
 
 
 def _from_file(name: str, variant: str | None, path: Path) -> LaneDetector:
-    """Reads the file once and tries the variants in their order."""
+    """Reads the file once; builds the variant that was asked for, or else the one that it fits."""
     content = read(path)
-    candidates = [variant] if variant is not None else lane_models.variants(name)
-    complaints = []
-    for candidate in candidates:
-        try:
-            return lane_models.build(name, candidate, content)
-        except CheckpointError as error:
-            complaints.append(str(error).replace("the given state dict: ", ""))
-    raise BenchError(f"{path}: fits no variant of {name} ({', '.join(candidates)}); {complaints[0]}")
+    try:
+        return lane_models.build(name, variant or lane_models.variants(name)[0], content)
+    except MismatchError as error:
+        if variant is not None:
+            advice = f"give {name}:{error.fits} as the detector" if error.fits else _advice(name, content)
+            raise BenchError(f"{_placed(error, path)}; {advice}") from None
+        if error.fits is None:
+            raise BenchError(_fits_none(name, error.closest, content, path)) from None
+        return lane_models.build(name, error.fits, content)
+    except CheckpointError as error:
+        raise BenchError(_placed(error, path)) from None
+
+
+def _fits_none(name: str, closest: str | None, content: Any, path: Path) -> str:
+    """What to say of a checkpoint that fits no variant: how it differs from the nearest, and whose it is."""
+    said = f"{path}: fits no variant of {name} ({', '.join(lane_models.variants(name))})"
+    try:
+        lane_models.build(name, closest, content)
+    except CheckpointError as error:
+        said = f"{said}; {_bare(error)}"
+    return f"{said}; {_advice(name, content)}"
+
+
+def _advice(name: str, content: Any) -> str:
+    """Which other detector the weights fit, if any."""
+    for other in lane_models.names():
+        if other == name:
+            continue
+        variant = _variant_of(other, content)
+        if variant is not None:
+            return f"it fits {other} {variant}: give {other}:{variant} as the detector"
+    return f"get a checkpoint of {name} with python scripts/download.py --detector {name}"
+
+
+def _variant_of(name: str, content: Any) -> str | None:
+    """The variant of a detector that weights fit, if any; no memory is taken."""
+    first = lane_models.variants(name)[0]
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch warns that nothing is copied
+            detector: Any = lane_models.untrained(name, first)
+            detector.load_official(content)
+    except MismatchError as error:
+        return error.fits
+    except CheckpointError:
+        return None
+    return first
+
+
+def _placed(error: CheckpointError, path: Path) -> str:
+    return f"{path}: {_bare(error)}"
+
+
+def _bare(error: CheckpointError) -> str:
+    """A loader's message without the place, which it does not know, and its advice, which names no option."""
+    text = str(error).removeprefix("the given state dict: ").removeprefix("the state dict: ")
+    return re.sub(r": build that one$", "", text)

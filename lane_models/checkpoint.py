@@ -25,12 +25,27 @@ State = dict[str, Tensor]
 NESTED = ("net", "model", "state_dict")
 """Names under which training programs store the weights beside epoch, optimizer and the like."""
 
-LARGEST_MEMBER = 2 * 2**30
+LARGEST = 2 * 2**30
 """Bytes, unpacked, of the weights inside an archive. The largest released ones have 0.4 GB."""
+
+OPTIONAL = "num_batches_tracked"
+"""Counters that checkpoints from before PyTorch 0.4.1 lack; inference does not read them."""
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message is one line and says what to do."""
+
+
+class MismatchError(CheckpointError):
+    """Weights of another network.
+
+    fits: the variant that they do fit, or None. closest: the variant that differs from them in the fewest tensors
+    (None when no variants were given).
+    """
+
+    def __init__(self, message: str, fits: str | None = None, closest: str | None = None) -> None:
+        super().__init__(message)
+        self.fits, self.closest = fits, closest
 
 
 def load_official(
@@ -45,7 +60,7 @@ def load_official(
     source: a path (.pth, .pt, .pkl, a .zip around one, .safetensors) or what such a file holds.
     ignore: shell patterns of keys to leave out where they exist (training-only layers, profiler entries).
     variants: constructors of all variants' modules, tried (without memory) to name the one that would fit.
-    Raises CheckpointError; the target is unchanged then.
+    Raises CheckpointError, MismatchError when the weights are of another network; the target is unchanged then.
     """
     model = target.model if isinstance(target, LaneDetector) else target
     label = f"{target.name} {target.variant}" if isinstance(target, LaneDetector) else type(model).__name__
@@ -56,11 +71,14 @@ def load_official(
         for key, value in state_dict_of(content, where).items()
         if key in model.state_dict() or not any(fnmatchcase(key, pattern) for pattern in ignore)
     }
-    problem = _mismatch(model, state)
-    if problem:
-        fits = [name for name, make in (variants or {}).items() if _fits(make, state)]
-        hint = f"; it fits variant {fits[0]!r}: build that one" if fits else ""
-        raise CheckpointError(f"{where}: not a checkpoint of {label}: {problem}{hint}")
+    differences = _differences(model, state)
+    if any(differences.values()):
+        distances = {name: _distance(make, state) for name, make in (variants or {}).items()}
+        closest = min(distances, key=lambda name: distances[name], default=None)
+        fits = closest if closest is not None and distances[closest] == 0 else None
+        hint = f"; it fits variant {fits!r}: build that one" if fits else ""
+        message = f"{where}: not a checkpoint of {label}: {_in_words(differences)}{hint}"
+        raise MismatchError(message, fits, closest)
     bad = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
         raise CheckpointError(f"{where}: {_first(bad)} hold NaN or infinite values; download the file again")
@@ -113,35 +131,39 @@ def _unzipped(path: Path) -> Path | io.BytesIO:
         return path
     with zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if name.endswith((".pth", ".pt"))]
-        if len(members) != 1:
-            return path
-        size = archive.getinfo(members[0]).file_size
-        if size > LARGEST_MEMBER:
+        inside = members[0] if len(members) == 1 else None
+        # PyTorch's own files are archives too, of tensors.
+        size = archive.getinfo(inside).file_size if inside else sum(i.file_size for i in archive.infolist())
+        if size > LARGEST:
             raise CheckpointError(
-                f"{path}: {members[0]} unpacks to {size} bytes, expected at most {LARGEST_MEMBER}; unpack it yourself"
-                " if you trust it"
+                f"{path}: {inside or 'it'} unpacks to {size} bytes, expected at most {LARGEST}; save the weights alone"
+                " (torch.save(model.state_dict(), ...)) if you trust it"
             )
-        return io.BytesIO(archive.read(members[0]))
+        return io.BytesIO(archive.read(inside)) if inside else path
 
 
-def _mismatch(model: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """What keeps a state dict from fitting a model, in a few words; empty if it fits."""
+def _differences(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """What keeps a state dict from fitting a model: kind of difference -> where."""
     expected = model.state_dict()
-    # Checkpoints from before PyTorch 0.4.1 have no batch counters; inference does not read them.
-    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
-    extra = [key for key in state if key not in expected]
-    shapes = [
-        f"{key} is {list(value.shape)}, not {list(expected[key].shape)}"
-        for key, value in state.items()
-        if key in expected and value.shape != expected[key].shape
-    ]
-    named = (("missing", missing), ("unexpected", extra), ("other shape:", shapes))
-    return "; ".join(f"{word} {_first(keys)}" for word, keys in named if keys)
+    return {
+        "missing": [key for key in expected if key not in state and not key.endswith(OPTIONAL)],
+        "unexpected": [key for key in state if key not in expected],
+        "other shape:": [
+            f"{key} is {list(value.shape)}, not {list(expected[key].shape)}"
+            for key, value in state.items()
+            if key in expected and value.shape != expected[key].shape
+        ],
+    }
 
 
-def _fits(make: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> bool:
+def _in_words(differences: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{kind} {_first(places)}" for kind, places in differences.items() if places)
+
+
+def _distance(make: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> int:
+    """Number of tensors in which a state dict differs from a network, which is made without memory."""
     with torch.device("meta"):
-        return not _mismatch(make(), state)
+        return sum(len(places) for places in _differences(make(), state).values())
 
 
 def _first(keys: Sequence[str], count: int = 3) -> str:

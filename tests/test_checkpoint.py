@@ -7,6 +7,7 @@ import struct
 import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import lane_models
+from bench import cli
+from bench.detectors import build
+from bench.errors import BenchError
 from lane_models import checkpoint
 from lane_models.checkpoint import CheckpointError, load_official
 
@@ -169,7 +173,7 @@ def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("released.pth", bytes(2**20))
-    monkeypatch.setattr(checkpoint, "LARGEST_MEMBER", 2**20 - 1)
+    monkeypatch.setattr(checkpoint, "LARGEST", 2**20 - 1)
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("was unpacked"))
     assert "released.pth unpacks to 1048576 bytes" in refusal(network(), path)
 
@@ -188,3 +192,140 @@ def test_unknown_names_list_the_known_ones() -> None:
         lane_models.build("lanenet")
     with pytest.raises(ValueError, match="r34"):
         lane_models.build("laneatt", "r99")
+
+
+OTHER_VARIANT = {"clrnet": "r34", "laneatt": "r34", "bezierlanenet": "r34", "scnn": "vgg16", "lstr": "culane"}
+
+
+@pytest.fixture(scope="module", params=OTHER_VARIANT)
+def released(request: pytest.FixtureRequest) -> tuple[str, str, dict[str, torch.Tensor]]:
+    """A detector, its first variant, and weights of it with the official keys."""
+    name = request.param
+    variant = lane_models.variants(name)[0]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = lane_models.untrained(name, variant).model.state_dict()
+    return name, variant, dict(state)
+
+
+class TestThroughTheCommandLine:
+    """What ``python -m bench predict --weights FILE`` says of every detector's checkpoints."""
+
+    def predict(self, tmp_path: Path, detector: str, weights: Path) -> int:
+        image, out = tmp_path / "frame.png", tmp_path / "out.png"
+        cv2.imwrite(str(image), np.full((59, 164, 3), 90, np.uint8))
+        words = ["--detector", detector, "--weights", str(weights), "--image", str(image), "--out", str(out)]
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["predict", *words])
+        code = int(caught.value.code or 0)
+        assert out.exists() == (code == 0)
+        return code
+
+    def refused(self, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, path: Path) -> str:
+        assert self.predict(tmp_path, name, path) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith(f"error: {path}: ")
+        return lines[0]
+
+    def test_the_data_parallel_prefix_under_net(
+        self, released: tuple[str, str, dict[str, torch.Tensor]], tmp_path: Path
+    ) -> None:
+        name, variant, state = released
+        path = tmp_path / "official.pth"
+        wrapped = {f"module.{key}": value for key, value in state.items()}
+        torch.save({"net": wrapped, "optim": {"lr": 0.1}, "scheduler": {}, "epoch": 15}, path)
+        detector, _ = build(name, None, path)
+        assert detector.variant == variant
+        loaded = detector.model.state_dict()
+        assert loaded.keys() == state.keys()
+        assert all(torch.equal(value, loaded[key]) for key, value in state.items())
+        assert self.predict(tmp_path, name, path) == 0
+
+    def test_one_key_renamed(
+        self,
+        released: tuple[str, str, dict[str, torch.Tensor]],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        name, variant, state = released
+        key = next(iter(state))
+        renamed = {("surprise" if old == key else old): value for old, value in state.items()}
+        path = tmp_path / "renamed.pth"
+        torch.save({"net": renamed}, path)
+        line = self.refused(capsys, tmp_path, name, path)
+        assert f"not a checkpoint of {name} {variant}: missing {key}; unexpected surprise" in line
+
+    def test_one_shape_changed(
+        self,
+        released: tuple[str, str, dict[str, torch.Tensor]],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        name, variant, state = released
+        key = next(key for key, value in state.items() if value.ndim == 1)
+        path = tmp_path / "shape.pth"
+        torch.save({"net": {**state, key: state[key][1:]}}, path)
+        before, after = list(state[key].shape), list(state[key][1:].shape)
+        line = self.refused(capsys, tmp_path, name, path)
+        assert f"not a checkpoint of {name} {variant}: other shape: {key} is {after}, not {before}" in line
+
+    def test_another_variant_is_named(
+        self,
+        released: tuple[str, str, dict[str, torch.Tensor]],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        name, variant, state = released
+        path, other = tmp_path / "variant.pth", OTHER_VARIANT[name]
+        torch.save({"net": state}, path)
+        line = self.refused(capsys, tmp_path, f"{name}:{other}", path)
+        assert f"not a checkpoint of {name} {other}: missing" in line
+        assert f"it fits variant {variant!r}; give {name}:{variant} as the detector" in line
+
+    def test_another_detector_is_named(
+        self,
+        released: tuple[str, str, dict[str, torch.Tensor]],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        name, variant, state = released
+        path, other = tmp_path / "detector.pth", "laneatt" if name != "laneatt" else "clrnet"
+        torch.save({"net": state}, path)
+        assert f"it fits {name} {variant}: give" in self.refused(capsys, tmp_path, other, path)
+
+    def test_truncated(
+        self,
+        released: tuple[str, str, dict[str, torch.Tensor]],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        name, _, state = released
+        path = tmp_path / "cut.pth"
+        for legacy in (False, True):
+            torch.save({"net": state}, path, _use_new_zipfile_serialization=not legacy)
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            line = self.refused(capsys, tmp_path, name, path)
+            assert "truncated" in line
+            assert "download the file again" in line
+
+    def test_an_object_beside_the_weights(
+        self,
+        released: tuple[str, str, dict[str, torch.Tensor]],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        name, _, state = released
+        path = tmp_path / "object.pth"
+        torch.save({"net": state, "config": network()}, path)
+        assert "asks for the Python object torch.nn" in self.refused(capsys, tmp_path, name, path)
+
+
+def test_the_closest_variant_is_compared(tmp_path: Path) -> None:
+    state = lane_models.untrained("bezierlanenet", "r34").model.state_dict()
+    state["surprise"] = state.pop("proj_regression.bias")
+    torch.save(state, tmp_path / "renamed.pth")
+    with pytest.raises(
+        BenchError, match=r"of bezierlanenet r34: missing proj_regression.bias; unexpected surp"
+    ):
+        build("bezierlanenet", None, tmp_path / "renamed.pth")

@@ -2,7 +2,8 @@
 
 claims.csv        the paper's own claims (status verified | inferred); type cells of its tables in here
 official_fp.csv   full-precision scores that the detectors' authors report
-checkpoints.csv   where released weights can be had
+checkpoints.csv   where released weights and data sets can be had
+releases.csv      which of those weights fit our variants (see releases.py)
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def rows(name: str) -> list[dict[str, str]]:
-    """The rows of one of the CSV files of this folder ("claims", "official_fp", "checkpoints")."""
+    """The rows of one of the CSV files of this folder (by name without ".csv")."""
     path = FOLDER / f"{name}.csv"
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -35,7 +36,7 @@ def paper_f1(detector: str, method: str, w_bits: int, a_bits: int, dataset: str)
     """
     if dataset != "culane":
         return None, ""
-    return _cells().get((_plain(detector), _plain(method), w_bits, a_bits), (None, ""))
+    return _cells().get((plain(detector), plain(method), w_bits, a_bits), (None, ""))
 
 
 @lru_cache(maxsize=1)
@@ -51,10 +52,10 @@ def _cells() -> dict[tuple[str, str, int, int], tuple[float, str]]:
             raise BenchError(
                 f"claims.csv line {line}: {error}; expected whole bits and a value in percent"
             ) from error
-        cells[(_plain(row["model"]), _plain(row["method"]), *bits)] = (value, row["status"])
+        cells[(plain(row["model"]), plain(row["method"]), *bits)] = (value, row["status"])
     return cells
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """ "Selective Focus" and "selective-focus" are the same name."""
     return "".join(letter for letter in name.lower() if letter.isalnum())
