@@ -10,6 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from bench.cells import Cell
 from bench.store import Record
 
+SECONDS_BETWEEN_LINES = 60
+"""Of plain lines about one reconstruction."""
+
 
 class ConsoleListener:
     """One bar over the cells and one inside the cell, with the time left; a line for every finished cell."""
@@ -31,6 +34,10 @@ class ConsoleListener:
         self._frames: TaskID | None = None
         self._cell: Cell | None = None
         self._began = 0.0
+        self._phase_began: float | None = None
+        self._first_step = 0
+        self._steps = 0
+        self._told = 0.0
         self._total = 0
         self._finished = 0
         self._reused = 0
@@ -64,8 +71,28 @@ class ConsoleListener:
     def started(self, cell: Cell) -> None:
         self._cell = cell
         self._began = time.monotonic()
+        self._phase_began = None
         if self._frames is not None:
             self._bars.reset(self._frames, total=None, description=cell.label, left="")
+
+    def reconstructed(self, steps: int, of: int) -> None:
+        """Iterations of a method that learns: the bar, or a line a minute where there is none."""
+        now = time.monotonic()
+        if steps <= self._steps or self._phase_began is None:
+            self._phase_began, self._first_step, self._told = now, steps, now
+        self._steps = steps
+        done = steps - self._first_step
+        left = (now - self._phase_began) / done * (of - steps) if done else None
+        words = "iterations" + (f", about {duration(left)} left" if left is not None else "")
+        if self._frames is not None:
+            self._bars.update(self._frames, completed=steps, total=of, left=words)
+        if (
+            not self._console.is_terminal
+            and now - self._told >= SECONDS_BETWEEN_LINES
+            and self._cell is not None
+        ):
+            self._told = now
+            self._console.print(f"{self._cell.label}: {steps} of {of} {words}", highlight=False, markup=False)
 
     def evaluated(self, frames: int, of: int) -> None:
         if self._frames is not None:

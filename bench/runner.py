@@ -55,6 +55,7 @@ class Listener(Protocol):
     def rendered(self, frames: int, of: int) -> None: ...
     def planned(self, cells: int) -> None: ...
     def started(self, cell: Cell) -> None: ...
+    def reconstructed(self, steps: int, of: int) -> None: ...
     def evaluated(self, frames: int, of: int) -> None: ...
     def finished(self, record: Record, reused: bool) -> None: ...
 
@@ -69,8 +70,8 @@ class Subject:
         self.data = data
         self.profile = profile
         self.inputs = NetworkInputs(data.frames, detector, profile.input_cache_mb)
+        self.listener = listener
         self._folder = folder
-        self._listener = listener
         self._reference: Detections | None = None
         self._calibration: Tensor | None = None
 
@@ -80,7 +81,7 @@ class Subject:
         def on_batch(count: int) -> None:
             nonlocal seen
             seen += count
-            self._listener.evaluated(seen, len(self.inputs))
+            self.listener.evaluated(seen, len(self.inputs))
 
         profile = self.profile
         return detect_all(
@@ -111,25 +112,30 @@ def run(profile: Profile, folder: RunFolder, parts: Parts, listener: Listener) -
 
     A cell that fails is recorded with its reason and the others go on. Bad input (a data set, checkpoint or
     option that cannot be used) is raised, so a wrong path never becomes a score. KeyboardInterrupt is recorded
-    and raised.
+    and raised. Options, data and every checkpoint are looked at before the first cell; a run that ends without a
+    record leaves no folder.
     """
-    folder.prepare()
-    data = parts.load_data(profile, listener.rendered)
-    examples.keep_frames(data, folder)
+    for method, bits, _ in combinations(profile, parts.learns):
+        parts.resolve_options(profile.method_of(method), bits, profile.options_of(method))
     records: list[Record] = []
-    listener.planned(len(profile.detectors) * len(combinations(profile, parts.learns)))
-    for name in profile.detectors:
-        detector, weights = parts.build(name, profile)
-        detector.model.to(profile.device)
-        subject = Subject(detector, data, profile, folder, listener)
-        for cell in plan(profile, detector, weights, data, parts):
-            record = folder.done(cell.key)
-            reused = record is not None
-            if record is None:
-                listener.started(cell)
-                record = run_cell(cell, subject, parts, folder)
-            records.append(record)
-            listener.finished(record, reused)
+    with folder.prepared():
+        data = parts.load_data(profile, listener.rendered)
+        built = [parts.build(name, profile) for name in profile.detectors]
+        plans = [plan(profile, detector, weights, data, parts) for detector, weights in built]
+        listener.planned(sum(map(len, plans)))
+        examples.keep_frames(data, folder)
+        for cells in plans:
+            detector, _ = built.pop(0)
+            detector.model.to(profile.device)
+            subject = Subject(detector, data, profile, folder, listener)
+            for cell in cells:
+                record = folder.done(cell.key)
+                reused = record is not None
+                if record is None:
+                    listener.started(cell)
+                    record = run_cell(cell, subject, parts, folder)
+                records.append(record)
+                listener.finished(record, reused)
     return records
 
 
@@ -212,7 +218,13 @@ def _measure_cell(cell: Cell, subject: Subject, parts: Parts) -> dict[str, Any]:
         method = cell.base_method or cell.method
         start = time.perf_counter()
         quantized, log = parts.quantize(
-            subject.detector, images, method=method, bits=cell.bits, seed=cell.seed, **options
+            subject.detector,
+            images,
+            method=method,
+            bits=cell.bits,
+            seed=cell.seed,
+            progress=subject.listener.reconstructed,
+            **options,
         )
         quantize_s = time.perf_counter() - start
         found = subject.detect(quantized)
@@ -225,6 +237,7 @@ def _measure_cell(cell: Cell, subject: Subject, parts: Parts) -> dict[str, Any]:
     metric_s = time.perf_counter() - start
     timing = {
         "reconstruction_s": log.reconstruction_s,
+        "looking_s": log.looking_s,
         "quantize_s": quantize_s,
         "network_s": found.network_s,
         "decode_s": found.decode_s,
@@ -304,7 +317,10 @@ def _load_detections(path: Path) -> Detections | None:
 
 
 class PeakMemory:
-    """Largest memory while the block runs, in MB: of the process (sampled), or of the accelerator."""
+    """Largest memory while the block runs, in MB: of the process (sampled), or what PyTorch took on the accelerator.
+
+    All that the process holds counts, the network inputs of the test frames included.
+    """
 
     def __init__(self, device: str, every_s: float = 0.05) -> None:
         self.peak_mb = 0.0

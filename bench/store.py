@@ -70,8 +70,12 @@ class Record(_Plain):
     cell: dict[str, Any]
     result: Result | None = None
     timing: dict[str, float] = {}
-    """Seconds, each on its own: reconstruction_s, network_s, decode_s, metric_s, evaluation_s, total_s."""
+    """Seconds, each on its own: reconstruction_s, looking_s (measuring learned states, not part of the former),
+    network_s, decode_s, metric_s, evaluation_s, total_s."""
     peak_memory_mb: float = 0.0
+    """Most memory while the cell ran. On a CPU that of the whole process: Python, PyTorch and the test frames kept as
+    network inputs (up to ``input_cache_mb``) are in it, so it is no method's own need, and only cells of one run
+    compare. On an accelerator what PyTorch took there."""
     examples: dict[str, list[list[list[float]]]] = {}
     """Lanes of a few test frames, [P][2] pixels each: what overlays are drawn from."""
     log: dict[str, Any] = {}
@@ -83,6 +87,11 @@ class Record(_Plain):
     @property
     def file_name(self) -> str:
         return f"{self.key}.json"
+
+
+def run_names(results: Path) -> list[str]:
+    """The runs in a results folder that have a record."""
+    return sorted({path.parents[1].name for path in results.glob("*/records/*.json")})
 
 
 class RunFolder:
@@ -108,6 +117,17 @@ class RunFolder:
         probe = self.records_path / f"probe-{os.getpid()}"
         write_whole(probe, b"can this folder be written?")
         probe.unlink()
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        """``prepare`` for a block; a folder that it made is removed again when the block ends without a record."""
+        new = not self.path.exists()
+        self.prepare()
+        try:
+            yield
+        finally:
+            if new and not any(self.records_path.iterdir()):
+                shutil.rmtree(self.path, ignore_errors=True)
 
     def put(self, record: Record) -> Path:
         """Writes one record, replacing an earlier outcome of the same cell."""

@@ -65,7 +65,13 @@ def toy_data(profile: Profile, rendered: Any = None) -> TestData:
 
 
 def noisy(
-    detector: LaneDetector, images: torch.Tensor, method: str, bits: str, seed: int, **options: Any
+    detector: LaneDetector,
+    images: torch.Tensor,
+    method: str,
+    bits: str,
+    seed: int,
+    progress: Any = lambda done, total: None,
+    **options: Any,
 ) -> tuple[LaneDetector, QuantizationLog]:
     """Adds noise to every weight; more of it with fewer bits."""
     quantized = copy.deepcopy(detector)
@@ -77,6 +83,8 @@ def noisy(
         {"iteration": step, "scores": {"existence": 1.0 + step, "columns": 4.0 - step / 2}, "active": active}
         for step, active in ((0, ["existence", "columns"]), (2, ["columns"]), (4, ["existence"]))
     ]
+    for step in range(6):
+        progress(step + 1, 6)
     log = QuantizationLog(method, bits, dict(options), reconstruction_s=0.25, iterations=6)
     log.sensitivity = sensitivity if method == "selective-focus" else []
     return quantized, log
@@ -114,6 +122,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.total = 0
+        self.steps = 0
         self.cells: list[Cell] = []
         self.records: list[tuple[Record, bool]] = []
 
@@ -125,6 +134,10 @@ class Listener:
 
     def started(self, cell: Cell) -> None:
         self.cells.append(cell)
+
+    def reconstructed(self, steps: int, of: int) -> None:
+        assert 0 < steps <= of
+        self.steps += 1
 
     def evaluated(self, frames: int, of: int) -> None:
         assert 0 < frames <= of

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import stand_ins
 import torch
+from rich.console import Console
 
 from bench import cli
 from bench.data import choose, drawn_from
 from bench.detectors import build, fitting
 from bench.errors import BenchError
 from bench.profile import load_profile, profile_names
+from bench.progress import ConsoleListener
 
 SIZE = (59, 164)
 
@@ -109,6 +113,37 @@ def test_folder_without_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (tmp_path / "empty").mkdir()
     assert run_culane(tmp_path / "empty") == 2
     assert "no CULane data set" in complaint(capsys)
+
+
+def test_runs_without_records_are_not_listed(
+    culane: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_culane(tmp_path / "missing", "--name", "failed") == 2
+    assert run_culane(culane, "--name", "typo", "--methods", "minmax,nonsense") == 2
+    (tmp_path / "results/runs/abandoned/records").mkdir(parents=True)
+    capsys.readouterr()
+    assert call("list") == 0
+    assert "none yet" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "results/runs").iterdir()] == ["abandoned"]
+    assert run_culane(culane, "--name", "mine", "--no-plots") == 0
+    capsys.readouterr()
+    assert call("list") == 0
+    assert "runs:       mine\n" in capsys.readouterr().out
+
+
+def test_progress_of_a_reconstruction_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.0, *(30.0 * step for step in range(1, 7))])
+    monkeypatch.setattr("bench.progress.time.monotonic", lambda: next(clock))
+    out = io.StringIO()
+    listener = ConsoleListener(Console(file=out, width=100))
+    listener.planned(1)
+    listener.started(SimpleNamespace(label="toy qdrop w4a4"))  # type: ignore[arg-type]
+    for step in (1, 2, 3, 4, 5, 6):
+        listener.reconstructed(step, 6)
+    assert out.getvalue().splitlines() == [
+        "toy qdrop w4a4: 3 of 6 iterations, about 90 s left",
+        "toy qdrop w4a4: 5 of 6 iterations, about 30 s left",
+    ]
 
 
 def test_list_names_an_absent_file(culane: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from bench.evaluate import NetworkInputs
 from bench.runner import PeakMemory, combinations, reference_key, run
 from bench.store import Record, RunFolder
 from datasets.errors import DatasetError
+from lane_models.checkpoint import CheckpointError
+from selective_focus.quantization.config import ConfigurationError
 
 
 @pytest.fixture
@@ -90,6 +93,7 @@ def test_scores_of_every_cell(folder: RunFolder) -> None:
     assert sum(four.frames["tp"]) == four.tp == sum(item.tp for item in four.categories.values())
     assert sum(four.frames["lds"]) / 8 == pytest.approx(four.lds, abs=1e-3)
     assert records[1].timing["reconstruction_s"] == 0.25
+    assert records[1].timing["looking_s"] == 0.0
     assert set(records[1].examples) == {"frame 0", "frame 5"}
 
 
@@ -197,6 +201,54 @@ def test_bad_input_is_never_a_record(folder: RunFolder) -> None:
     with pytest.raises(DatasetError, match="ends too early"):
         execute(folder, broken, methods={"minmax": {}})
     assert folder.records() == []
+
+
+def test_a_run_that_fails_before_its_first_record_leaves_no_folder(folder: RunFolder) -> None:
+    def no_such_option(method: str, bits: str, options: Any) -> Any:
+        raise ConfigurationError(f"method {method!r} has no option 'typo'")
+
+    def no_such_weights(name: str, profile: Any) -> Any:
+        raise CheckpointError("half.pth: ends too early")
+
+    def no_such_data(profile: Any, rendered: Any) -> Any:
+        assert folder.path.is_dir(), "a folder that cannot be written is found out before the data is read"
+        raise DatasetError("list/test.txt: is empty")
+
+    for broken, kind in (
+        ({"resolve_options": no_such_option}, ConfigurationError),
+        ({"build": no_such_weights}, CheckpointError),
+        ({"load_data": no_such_data}, DatasetError),
+    ):
+        with pytest.raises(kind):
+            run(stand_ins.profile(), folder, replace(stand_ins.parts(), **broken), stand_ins.Listener())
+        assert not folder.path.exists()
+    folder.path.mkdir()
+    (folder.path / "notes.txt").write_text("mine")
+    with pytest.raises(DatasetError):
+        run(
+            stand_ins.profile(),
+            folder,
+            replace(stand_ins.parts(), load_data=no_such_data),
+            stand_ins.Listener(),
+        )
+    assert (folder.path / "notes.txt").is_file(), "a folder that was there before is left alone"
+
+
+def test_every_checkpoint_is_looked_at_before_the_first_cell(folder: RunFolder) -> None:
+    def build(name: str, profile: Any) -> Any:
+        if name == "second":
+            raise CheckpointError("half.pth: ends too early")
+        return stand_ins.toy_detector(), "embedded"
+
+    parts = replace(stand_ins.parts(refusing), build=build)
+    with pytest.raises(CheckpointError):
+        run(stand_ins.profile(detectors=["first", "second"]), folder, parts, stand_ins.Listener())
+
+
+def test_iterations_are_told_to_the_listener(folder: RunFolder) -> None:
+    listener = stand_ins.Listener()
+    run(stand_ins.profile(), folder, stand_ins.parts(), listener)
+    assert listener.steps == 6 * 6
 
 
 def test_interruption_is_recorded_and_the_rest_resumes(folder: RunFolder) -> None:
