@@ -75,15 +75,33 @@ def load_data(profile: Profile, rendered: Rendered = lambda done, to_do: None) -
     Raises DatasetError or BenchError (one line) for anything that could make a wrong score.
     """
     if profile.dataset == "synthetic":
-        return _culane(profile, profile.root or _render(profile.split, rendered))
+        return _culane(profile, profile.root or _render(profile, rendered))
     if profile.root is None:
         raise BenchError(f"data set {profile.dataset}: its folder is not given; use --root DIR")
+    if not profile.root.is_dir():
+        what = "is not a folder" if profile.root.exists() else "does not exist"
+        raise BenchError(
+            f"{profile.root}: this folder {what}; give the folder of data set {profile.dataset} with --root DIR"
+            f"{' (make bench-culane CULANE=DIR)' if profile.dataset == 'culane' else ''}"
+        )
     return _culane(profile, profile.root) if profile.dataset == "culane" else _tusimple(profile, profile.root)
 
 
-def _render(split: str, rendered: Rendered) -> Path:
+def _render(profile: Profile, rendered: Rendered) -> Path:
+    """Writes the lists of all synthetic frames and renders those frames of them that the profile looks at."""
+    splits = (profile.split, "calibration")
     try:
-        return synthetic.ensure(SYNTHETIC_ROOT, splits=(split, "calibration"), progress=rendered)
+        dataset = CULane(synthetic.ensure(SYNTHETIC_ROOT, splits, only=dict.fromkeys(splits, ())))
+        listed = dataset.split(profile.split)
+        place = {frame.name: index for index, frame in enumerate(dataset.split("calibration"))}
+        calibration = dataset.calibration_frames()[: profile.calibration_images]
+        wanted = {
+            "calibration": [place[frame.name] for frame in calibration],
+            profile.split: choose(
+                [frame.category for frame in listed], profile.frames_per_category, profile.limit
+            ),
+        }
+        return synthetic.ensure(SYNTHETIC_ROOT, splits, progress=rendered, only=wanted)
     except OSError as error:
         raise BenchError(
             f"{SYNTHETIC_ROOT}: the synthetic frames cannot be written ({error.strerror or error}); free some room or "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,11 +16,12 @@ import torch
 from rich.console import Console
 
 from bench import cli
-from bench.data import choose, drawn_from
+from bench.data import choose, drawn_from, load_data
 from bench.detectors import build, fitting
 from bench.errors import BenchError
 from bench.profile import load_profile, profile_names
 from bench.progress import ConsoleListener
+from datasets import synthetic
 
 SIZE = (59, 164)
 
@@ -109,7 +111,7 @@ def test_resolved_options_are_in_the_record(culane: Path, tmp_path: Path) -> Non
 
 def test_folder_without_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_culane(tmp_path / "missing") == 2
-    assert "missing" in complaint(capsys)
+    assert "missing: this folder does not exist; give" in complaint(capsys)
     (tmp_path / "empty").mkdir()
     assert run_culane(tmp_path / "empty") == 2
     assert "no CULane data set" in complaint(capsys)
@@ -325,6 +327,24 @@ class TestProfiles:
 
 
 class TestFrames:
+    def test_only_the_synthetic_frames_that_are_looked_at_are_rendered(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ensure = partial(synthetic.ensure, counts={"test": 45, "calibration": 20}, workers=1)
+        monkeypatch.setattr("bench.data.synthetic.ensure", ensure)
+        monkeypatch.setattr(
+            "datasets.synthetic.layout.render", lambda scene: np.zeros((590, 1640, 3), np.uint8)
+        )
+        told: list[tuple[int, int]] = []
+        profile = load_profile("quick", limit=2, calibration_images=3)
+        few = load_data(profile, lambda *x: told.append(x))
+        assert told[-1] == (5, 5)
+        assert len(list(tmp_path.rglob("*.jpg"))) == 5
+        assert [frame.image().shape for frame in (*few.frames, *few.calibration)] == [(590, 1640, 3)] * 5
+        load_data(load_profile("quick", calibration_images=3), lambda *x: told.append(x))
+        assert told[-1] == (43, 43)
+        assert load_data(profile).digest == few.digest
+
     def test_a_draw_is_ordered_and_repeats(self) -> None:
         assert drawn_from(range(3), 5) == [0, 1, 2]
         for count in range(1, 20):

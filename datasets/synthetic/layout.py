@@ -58,7 +58,7 @@ def write(
     `counts`: frames a split, missing ones as in DEFAULT_COUNTS. `workers`: processes, by default one a core.
     Raises ValueError for an unknown split or a negative count, OSError when the disk refuses.
     """
-    return _make(root, splits, counts, workers, progress, seed, lambda _root, _stamps: set())
+    return _make(root, splits, counts, workers, progress, seed, lambda _root, _stamps: set(), {})
 
 
 def ensure(
@@ -69,17 +69,20 @@ def ensure(
     progress: Progress | None = None,
     seed: int = 0,
     full_check: bool = False,
+    only: Mapping[str, Iterable[int]] | None = None,
 ) -> Path:
     """Like `write`, but render only what is missing, of another version or seed, or damaged; return the root.
 
     A file of the wrong size counts as damaged; with `full_check` a wrong checksum does too. A killed call goes
     on where it was. Several callers at once do needless work but leave the same files.
+    `only`: of these splits no more than the frames of these indices; the lists name all, so that a part of a split is
+    the same whether or not the rest is there.
     """
 
     def sound(folder: Path, stamps: _Stamps) -> set[str]:
         return {name for name, stamp in stamps.items() if _is_sound(folder / name, stamp, full_check)}
 
-    return _make(root, splits, counts, workers, progress, seed, sound)
+    return _make(root, splits, counts, workers, progress, seed, sound, only or {})
 
 
 def _make(
@@ -90,6 +93,7 @@ def _make(
     progress: Progress | None,
     seed: int,
     sound: Callable[[Path, _Stamps], set[str]],
+    only: Mapping[str, Iterable[int]],
 ) -> Path:
     wanted = _wanted(splits, counts)
     folder = Path(root)
@@ -104,7 +108,8 @@ def _make(
         kept = _read_manifest(folder, split, seed)
         good = sound(folder, kept)
         stamps[split] = {name: stamp for name, stamp in kept.items() if name in good}
-        todo = [i for i in range(count) if not good.issuperset(_files(split, i))]
+        looked_at = sorted(set(only.get(split, range(count))) & set(range(count)))
+        todo = [i for i in looked_at if not good.issuperset(_files(split, i))]
         for start in range(0, len(todo), _CHUNK):
             tasks.append(_Task(str(folder), split, seed, tuple(todo[start : start + _CHUNK])))
     total, done = sum(len(task.indices) for task in tasks), 0
