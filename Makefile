@@ -7,15 +7,16 @@ READY := $(VENV)/.ready
 PROFILE ?= quick
 CULANE ?=
 WEIGHTS ?=
-DETECTOR ?= laneatt
+DETECTOR ?=
+VARIANT ?=
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce-table bench-culane report test check train-synthetic perf lock clean
+.PHONY: help setup reproduce-table bench-culane weights report test check train-synthetic perf lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
-	@echo; echo "  Settings: PYTHON=python3.12  PROFILE=quick|full  CULANE=DIR  WEIGHTS=DIR  DETECTOR=NAME"
+	@echo; echo "  Settings: PYTHON=python3.12  PROFILE=quick|full  CULANE=DIR  WEIGHTS=DIR  DETECTOR=NAME  VARIANT=NAME"
 	@echo "  TORCH_INDEX=URL takes PyTorch from another index (a CPU build, say; see README.md)"
 
 setup: $(READY) ## build .venv with pinned dependencies
@@ -30,6 +31,10 @@ reproduce-table: $(READY) ## every method on the embedded detectors: table, CSV 
 bench-culane: $(READY) ## the same on real CULane: make bench-culane CULANE=DIR [WEIGHTS=DIR]
 	@$(BIN)/python -m bench culane --root "$(CULANE)" --weights "$(WEIGHTS)" --profile $(PROFILE)
 
+weights: $(READY) ## fetch official checkpoints: make weights [DETECTOR=NAME [VARIANT=NAME]] [WEIGHTS=weights]
+	@$(BIN)/python scripts/download.py --out "$(or $(WEIGHTS),weights)" \
+		$(if $(DETECTOR),--detector $(DETECTOR)) $(if $(VARIANT),--variant $(VARIANT))
+
 report: $(READY) ## make the plots and tables of the last run again
 	@$(BIN)/python -m bench plot --name $(PROFILE)
 
@@ -39,8 +44,8 @@ test: $(READY) ## run the tests
 check: $(READY) ## formatter, linter, types and tests
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest
 
-train-synthetic: $(READY) ## train an embedded detector again: make train-synthetic DETECTOR=laneatt
-	@$(BIN)/python scripts/train_synthetic.py --detector $(DETECTOR)
+train-synthetic: $(READY) ## train an embedded detector again: make train-synthetic [DETECTOR=laneatt]
+	@$(BIN)/python scripts/train_synthetic.py --detector $(or $(DETECTOR),laneatt)
 
 perf: $(READY) ## speed ratios (pytest-benchmark)
 	@$(BIN)/python -m pytest bench/perf --benchmark-only --benchmark-columns=median,rounds

@@ -227,13 +227,13 @@ def check_setup(device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu
 
 @app.command("predict")
 def predict_lanes(
-    image: Annotated[Path, typer.Option(help="An image, or a folder of images.")],
-    out: Annotated[Path, typer.Option(help="PNG to write; a folder when --image is one.")],
+    image: Annotated[Path, typer.Option(help="An image, a folder of images, or a video.")],
+    out: Annotated[Path, typer.Option(help="PNG or video to write; a folder when --image is one.")],
     detector: Annotated[str, typer.Option(help="Name, or name:variant.")] = "laneatt",
     weights: Annotated[Path | None, typer.Option(help="Checkpoint; default: embedded weights.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Draw the lanes that a detector sees, with scores; print the time that the network and decoding took."""
+    """Draw the lanes that a detector sees, with scores; print how long preprocessing, network and decoding took."""
     check_device(device)
     model, _ = build(detector, None, weights)
     for line in prediction.predict(model, image, out, device):

@@ -19,6 +19,8 @@ SUFFIXES = (".pth", ".pt", ".pkl", ".ckpt", ".zip", ".safetensors")
 EMBEDDED = "synthetic"
 """The variant whose weights ship with the project."""
 OTHER_DATASETS = ("tusimple", "llamas", "curvelanes", "culane")
+ARCHIVES = "archives"
+"""The folder in which scripts/download.py keeps archives that are not unpacked yet; no weights are looked for there."""
 
 
 def build(
@@ -77,10 +79,12 @@ def fitting(folder: Path, name: str, variant: str | None = None, dataset: str = 
     others = [other for other in OTHER_DATASETS if dataset and other != dataset]
     found = []
     for path in sorted(folder.rglob("*")):
-        words = str(path.relative_to(folder)).lower()
+        relative = path.relative_to(folder)
+        words = str(relative).lower()
         named = name in words.replace("-", "").replace("_", "")
         foreign = any(other in words for other in others) and dataset not in words
-        if path.suffix not in SUFFIXES or not path.is_file() or not named or foreign:
+        unready = any(part.startswith(".") or part == ARCHIVES for part in relative.parts)
+        if path.suffix not in SUFFIXES or not path.is_file() or not named or foreign or unready:
             continue
         try:
             fits = _from_file(name, variant, path).variant
