@@ -19,7 +19,8 @@ from bench.claims.evidence import Setting, Subject, result_of, subjects_of
 from bench.errors import BenchError
 from bench.profile import Profile
 from bench.statistics import Interval, mean_of
-from bench.store import Record, RunFolder, write_whole
+from bench.store import Record, RunFolder
+from bench.whole_file import write_whole
 
 COLUMNS = (
     *("detector", "bits", "dataset", "images", "variant", "options", "seeds", "f1"),

@@ -21,8 +21,8 @@ from bench.claims.evidence import Evidence, Subject
 from bench.claims.finding import Finding
 from bench.claims.timing import TimeToReach
 from bench.colours import colour_of, label_of, marker_of
-from bench.store import write_whole
 from bench.table import method_rank
+from bench.whole_file import write_whole
 
 DPI = 150
 VERDICT_COLOURS = {

@@ -13,7 +13,8 @@ from bench.claims.evidence import gather
 from bench.claims.examine import examine
 from bench.claims.timing import time_to_reach
 from bench.errors import BenchError
-from bench.store import RUNS, write_whole
+from bench.store import RUNS
+from bench.whole_file import write_whole
 
 app = typer.Typer()
 
