@@ -10,7 +10,7 @@ from .camera import Raster
 from .drawing import Canvas
 from .light import Light
 from .scene import Scene
-from .sprites import FACADES, TREES, facade, paste, pyramid, tree
+from .sprites import FACADES, TREES, Pyramid, facade, paste, tree
 from .texture import cloud_tile
 
 
@@ -60,10 +60,10 @@ def draw_skyline(canvas: Canvas, scene: Scene, light: Light) -> None:
         box = (x - width / 2, foot(x) - height, x + width / 2, foot(x) + 3)
         if night:
             crop = cv2.add(cv2.multiply(crop, (0.06,) * 4), lit[: crop.shape[0], : crop.shape[1]])
-            paste(canvas, pyramid(crop), box, np.full(3, 0.55))
+            paste(canvas, Pyramid(crop), box, np.full(3, 0.55))
         else:
             pale = cv2.addWeighted(crop, 1 - haze, np.full_like(crop, 200), haze, 0)
-            paste(canvas, pyramid(pale), box, ambient)
+            paste(canvas, Pyramid(pale), box, ambient)
     tall = rng.uniform(14, 60)
     xs = np.linspace(-40, 1680, 300)
     swell = np.convolve(rng.random(xs.size + 24), np.ones(25) / 25, "valid") ** 2 * 2.6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,14 @@ HEIGHT, WIDTH = 590, 1640
 _DEPTHS = np.geomspace(1.2, 260.0, 900)  # metres ahead of the camera
 
 Floats = NDArray[np.float64]
+
+
+@lru_cache(maxsize=64)
+def spaced(near: float, far: float, count: int) -> Floats:
+    """`count` depths from `near` to `far` metres, geometrically spaced; shared, so not to be written to."""
+    depths = np.geomspace(near, far, count)
+    depths.flags.writeable = False
+    return depths
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,16 @@ class View:
         points[..., 0] = right + self.vanish
         points[..., 1] = down + self.horizon
         return points
+
+    def strip(self, left: float, right: float, z: Floats) -> Floats:
+        """Outline [2 Z, 2] on the ground between `left` and `right` metres: up the left edge, down the right."""
+        edges = self.project(np.array([[left], [right]]), z)
+        return np.concatenate([edges[0], edges[1, ::-1]])
+
+    def upright(self, u: float, z: Floats, low: float, high: float) -> Floats:
+        """Outline [2 Z, 2] of what stands at `u` metres, from `low` to `high` metres above the ground."""
+        edges = self.project(u, z, np.array([[low], [high]]))
+        return np.concatenate([edges[0], edges[1, ::-1]])
 
     @cached_property
     def depths(self) -> Floats:
@@ -107,6 +125,11 @@ class Raster:
         sx, sy = self.scale
         offset = np.array([0.5, 0.5 - self.rows[0]])
         return (points + offset) * np.array([sx, sy]) - 0.5
+
+    def place_one(self, x: float, y: float) -> tuple[float, float]:
+        """`place` for one point, in plain floats."""
+        sx, sy = self.scale
+        return (x + 0.5) * sx - 0.5, (y + (0.5 - self.rows[0])) * sy - 0.5
 
     @cached_property
     def xs(self) -> NDArray[np.float32]:

@@ -74,14 +74,12 @@ def _painter(
 
     def paint() -> None:
         zs = np.linspace(*span, 4)
-        outline = np.concatenate([view.project(u, zs, 0.0), view.project(u, zs, tall)[::-1]])
-        canvas.fill(outline, colour)
-        near = view.project(u + np.array([0, 0, 40, 40]) * np.sign(u), span[0], np.array([0, tall, tall, 0]))
+        canvas.fill(view.upright(u, zs, 0.0, tall), colour)
         if not hoarding:
-            canvas.fill(near, colour * 0.8)
+            us = u + np.array([0, 0, 40, 40]) * np.sign(u)
+            canvas.fill(view.project(us, span[0], np.array([0, tall, tall, 0])), colour * 0.8)
             canvas.polygons(_windows(scene, u, span, tall, number), colour * 0.42)
-        foot = np.concatenate([view.project(u, zs, 0.0), view.project(u, zs, min(0.5, 0.2 * tall))[::-1]])
-        canvas.fill(foot, colour * 0.72)
+        canvas.fill(view.upright(u, zs, 0.0, min(0.5, 0.2 * tall)), colour * 0.72)
 
     return paint
 

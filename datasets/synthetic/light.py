@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .camera import Floats, Raster
+from .camera import Floats, Raster, spaced
 from .drawing import Canvas
 from .scene import Scene
 from .vehicles import SHAPES
@@ -36,9 +36,11 @@ class Light:
 
     def at(self, across: Floats | float, z: Floats | float) -> Floats:
         """Light [..., 3] at `across` metres beside the camera's axis and `z` metres ahead."""
-        across, z = np.broadcast_arrays(np.asarray(across, np.float32), np.asarray(z, np.float32))
-        total = np.empty((*across.shape, 3), np.float32)
+        total = np.empty((*np.broadcast(across, z).shape, 3), np.float32)
         total[:] = self.ambient
+        if self.beam_colour is None and not self.lamps:
+            return total
+        across, z = np.broadcast_arrays(np.asarray(across, np.float32), np.asarray(z, np.float32))
         if self.beam_colour is not None:
             cone = np.exp(-((across / (1.3 + 0.16 * z)) ** 2)) + 0.18 * np.exp(
                 -((across / (3 + 0.4 * z)) ** 2)
@@ -74,20 +76,15 @@ def ground_light(scene: Scene, light: Light, raster: Raster) -> NDArray[np.float
     view, road = scene.view, scene.road
     below = raster.ys[:, None] - view.horizon - view.roll * (raster.xs[None] - view.vanish)
     z = view.depth_at(below)
-    if light.beam_colour is None:
-        total = np.empty((*z.shape, 3), np.float32)
-        total[:] = light.ambient
-    else:
-        total = light.at((raster.xs[None] - view.vanish) * z / view.focal, z).astype(np.float32)
+    total = light.at((raster.xs[None] - view.vanish) * z / view.focal, z)
     tone = Canvas(np.full(raster.size, 128, np.uint8), raster)
     rng = scene.stream("tracks")
-    depths = np.geomspace(2.5, view.far * 0.9, 24)
+    depths = spaced(2.5, view.far * 0.9, 24)
     for step in range(-3, 4):
         for side in (-0.8, 0.8):
             u = road.offset + step * road.lane_width + side
             if road.left < u < road.right:
-                edges = view.project(u - 0.3, depths), view.project(u + 0.3, depths)
-                tone.fill(np.concatenate([edges[0], edges[1][::-1]]), 128 + rng.uniform(-9, 6))
+                tone.fill(view.strip(u - 0.3, u + 0.3, depths), 128 + rng.uniform(-9, 6))
     soft = cv2.GaussianBlur(tone.image, (0, 0), max(0.6, 8 * raster.scale[0]))
     tone.image = soft
     for car in scene.cars:
@@ -98,5 +95,5 @@ def ground_light(scene: Scene, light: Light, raster: Raster) -> NDArray[np.float
             zs = np.maximum(car.z + np.array([-grow, -grow, length + grow, length + grow]), 1.3)
             tone.fill(view.project(us, zs, 0.0), value)
     soft = cv2.GaussianBlur(tone.image, (0, 0), max(0.5, 4 * raster.scale[0]))
-    total *= soft[..., None] * np.float32(1 / 128)
-    return total
+    factor = soft * np.float32(1 / 128)
+    return cv2.multiply(total, cv2.merge([factor] * 3))

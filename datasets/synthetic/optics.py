@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +25,13 @@ def _add_spot(
     sx, sy = raster.scale
     wide = np.hypot(spread[0], 0.29 / sx), np.hypot(spread[1], 0.29 / sy)
     colour = colour * (spread[0] * spread[1] / (wide[0] * wide[1]))
-    (x, y), (h, w) = raster.place(centre), raster.size
-    rx, ry = 3 * wide[0] * sx + 1, 3 * wide[1] * sy + 1
+    brightest = float(colour.max())
+    if brightest < 1:  # not one grey level
+        return
+    (x, y), (h, w) = raster.place_one(float(centre[0]), float(centre[1])), raster.size
+    # Out to three deviations, or to where less than one grey level is left.
+    reach = min(3.0, math.sqrt(2 * math.log(brightest)) + 1e-3)
+    rx, ry = reach * wide[0] * sx + 1, reach * wide[1] * sy + 1
     c0, c1, r0, r1 = (
         max(0, int(x - rx)),
         min(w, int(x + rx) + 2),
@@ -35,9 +42,9 @@ def _add_spot(
         return
     across = np.exp(-(((raster.xs[c0:c1] - centre[0]) / wide[0]) ** 2) / 2)
     down = np.exp(-(((raster.ys[r0:r1] - centre[1]) / wide[1]) ** 2) / 2)
-    glow = (down[:, None] * across[None])[..., None] * colour
-    patch = np.ascontiguousarray(image[r0:r1, c0:c1])
-    image[r0:r1, c0:c1] = cv2.add(patch, np.minimum(glow, 255).astype(np.uint8))
+    bell = down[:, None] * across[None]
+    glow = cv2.merge([np.minimum(bell * level, 255).astype(np.uint8) for level in colour])
+    image[r0:r1, c0:c1] = cv2.add(image[r0:r1, c0:c1], glow)
 
 
 def add_lamps(image: NDArray[np.uint8], scene: Scene, light: Light, raster: Raster) -> None:

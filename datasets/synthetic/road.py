@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .camera import Floats, Raster
+from .camera import Floats, Raster, spaced
 from .drawing import Canvas
 from .light import Light, ground_light
 from .scene import Line, Scene
@@ -51,30 +53,36 @@ def _shade(
     materials = _materials(scene, window, fine)
     marks = _marks(scene, window, fine)
     gain = ground_light(scene, light, window.resized(0.25 if window.size[1] > 800 else 0.5))
-    gain = cv2.resize(gain, window.size[::-1], interpolation=cv2.INTER_LINEAR)
+    gain = list(cv2.split(cv2.resize(gain, window.size[::-1], interpolation=cv2.INTER_LINEAR)))
     _cast_shade(scene, gain, across, z, footprint)
 
+    *planes, rough = cv2.split(materials)
     asphalt, wear, verge = cv2.split(noise)
-    rough = materials[..., 3]
-    grit = np.where(rough > 100, verge, asphalt).astype(np.float32)
-    relief = (grit - 128) * rough * np.float32(1 / (128 * 255)) + 1
-    colour = materials[..., :3].astype(np.float32)
-    colour *= relief[..., None]
-    paint = marks[..., 3].astype(np.float32)
-    # Wear eats the paint where the noise is high; thick paint (strong marks) resists.
-    paint *= np.clip(
-        1.25 - (wear.astype(np.float32) - 100) * np.float32(1 / 90) * (1 - paint * np.float32(0.6 / 255)),
-        0.15,
-        1,
-    )
-    colour += (marks[..., :3] - colour) * (paint * np.float32(1 / 255))[..., None]
-    colour *= gain
-    return cv2.convertScaleAbs(colour)
+    cv2.copyTo(verge, cv2.compare(rough, 100, cv2.CMP_GT), asphalt)
+    relief = asphalt.astype(np.float32)
+    relief -= 128
+    relief *= rough
+    relief *= np.float32(1 / (128 * 255))
+    relief += 1
+    # Only a few pixels have paint. Wear eats it where the noise is high; thick paint (strong marks) resists.
+    *tints, cover = (plane.ravel() for plane in cv2.split(marks))
+    painted = np.flatnonzero(cover)
+    paint = cover[painted].astype(np.float32)
+    worn = wear.ravel()[painted].astype(np.float32) - 100
+    paint *= np.clip(1.25 - worn * np.float32(1 / 90) * (1 - paint * np.float32(0.6 / 255)), 0.15, 1)
+    paint *= np.float32(1 / 255)
+    for channel, (plane, tint) in enumerate(zip(planes, tints, strict=True)):
+        colour = plane * relief
+        bare = colour.ravel()[painted]
+        colour.ravel()[painted] = bare + (tint[painted] - bare) * paint
+        colour *= gain[channel]
+        planes[channel] = cv2.convertScaleAbs(colour)
+    return cv2.merge(planes)
 
 
 def _cast_shade(
     scene: Scene,
-    gain: NDArray[np.float32],
+    gain: Sequence[NDArray[np.float32]],
     across: NDArray[np.float32],
     z: NDArray[np.float32],
     footprint: Floats,
@@ -100,13 +108,21 @@ def _cast_shade(
         dark = (255 - sun.astype(np.float32)) * np.float32(1 / 255)
         if rng.random() < 0.6:
             dark *= np.clip((across * np.float32(side) + np.float32(reach)) * np.float32(0.4), 0, 1)
-        gain *= 1 - dark[..., None] * cool
+        _darken(gain, dark, cool)
     if wanted and (not trees or rng.random() < 0.4):
         near, far, slant = rng.uniform(5, 30), rng.uniform(4, 35), rng.uniform(-0.6, 0.6)
         at = z + np.float32(slant) * across
         soft = np.maximum(footprint[:, 1:2].astype(np.float32), 0.25)
         band = np.clip((at - near) / soft + 0.5, 0, 1) * np.clip((near + far - at) / soft + 0.5, 0, 1)
-        gain *= 1 - band[..., None] * (cool * np.float32(1.05))
+        _darken(gain, band, cool * np.float32(1.05))
+
+
+def _darken(
+    gain: Sequence[NDArray[np.float32]], dark: NDArray[np.float32], share: NDArray[np.float32]
+) -> None:
+    """Take `share` [3] of the light [3][H, W] away where `dark` [H, W] is 1."""
+    for plane, part in zip(gain, share, strict=True):
+        plane *= 1 - dark * part
 
 
 _VERGES = {
@@ -138,13 +154,12 @@ def _materials(scene: Scene, window: Raster, fine: int) -> NDArray[np.uint8]:
     )
     image = _plain(grid.size, left)
     canvas = Canvas(image, grid)
-    depths = np.geomspace(_NEAR, view.far, 48)
+    depths = spaced(_NEAR, view.far, 48)
 
     def strip(a: float, b: float, colour: Floats, start: float = 0.0, stop: float = 1e9) -> None:
         zs = depths[(depths >= start) & (depths <= stop)]
         if len(zs) > 1:
-            points = np.concatenate([view.project(a, zs), view.project(b, zs)[::-1]])
-            canvas.fill(points, np.clip(colour, 0, 255))
+            canvas.fill(view.strip(a, b, zs), np.clip(colour, 0, 255))
 
     strip((road.left + road.right) / 2, 400.0, right)
     kerb = np.array([150.0, 152.0, 154.0, 40.0]) * np.r_[np.full(3, rng.uniform(0.75, 1.1)), 1.0]
@@ -215,7 +230,7 @@ def _paint_line(canvas: Canvas, scene: Scene, line: Line, u: float, rng: np.rand
         a = np.arange(line.phase - line.period, far, line.period)
         b = a + line.dash
     else:
-        nodes = np.geomspace(_NEAR, far, 26)
+        nodes = spaced(_NEAR, far, 26)
         a, b = nodes[:-1], nodes[1:]
     strengths = line.strength * (1 - line.wear * rng.random(len(a)) ** 2 * 0.8)
     strengths[rng.random(len(a)) < 0.06 * line.wear] = 0
@@ -225,7 +240,8 @@ def _paint_line(canvas: Canvas, scene: Scene, line: Line, u: float, rng: np.rand
         a, b, strengths = a[kept], b[kept], strengths[kept]
         zs = a[:, None] + (b - a)[:, None] * np.linspace(0, 1, 4)
         half = line.width / 2
-        _paint_strips(canvas, view.project(u - half, zs), view.project(u + half, zs), strengths, line.colour)
+        left, right = view.project(np.array([u - half, u + half])[:, None, None], zs)
+        _paint_strips(canvas, left, right, strengths, line.colour)
 
 
 def _paint_strips(

@@ -70,23 +70,29 @@ def _fence(canvas: Canvas, scene: Scene, light: Light, side: float) -> list[Item
         "hedge": ([(0.0, 0.75, green * 0.75), (0.45, 0.8, green)], 0.0, (0.0, 0.0, grey)),
     }[str(kind)]
     edges = np.geomspace(start, stop, 9)
+    # All corners of the fence at once; it is painted in sections, for things may stand between them.
+    zs = np.linspace(edges[:-1], edges[1:], 5, axis=-1)
+    heights = np.array([band[:2] for band in bands])
+    rails = view.project(u, zs[:, None, None], heights[:, :, None])  # [section, band, low or high, 5, 2]
+    rails = np.concatenate([rails[:, :, 0], rails[:, :, 1, ::-1]], axis=2).reshape(len(zs), -1, 2)
+    colours = np.array([band[2] for band in bands])
+    across = u + view.lateral(edges)
+    posts = [
+        np.arange(start + np.ceil((a - start) / gap) * gap, b, gap) if gap else edges[:0]
+        for a, b in itertools.pairwise(edges)
+    ]
 
-    def section(a: float, b: float) -> Item:
-        zs = np.linspace(a, b, 5)
-        tone = light.at(u + float(view.lateral(np.float64(a))), a)
+    def section(number: int) -> Item:
+        tone = light.at(across[number], edges[number])
 
         def paint() -> None:
             if gap:
-                _posts(
-                    canvas, scene, u, np.arange(start + np.ceil((a - start) / gap) * gap, b, gap), post, tone
-                )
-            for low, high, colour in bands:
-                points = np.concatenate([view.project(u, zs, low), view.project(u, zs, high)[::-1]])
-                canvas.fill(points, colour * tone)
+                _posts(canvas, scene, u, posts[number], post, tone)
+            canvas.faces(rails[number], [2 * zs.shape[1]] * len(bands), colours * tone)
 
-        return a, paint
+        return edges[number], paint
 
-    return [section(a, b) for a, b in itertools.pairwise(edges)]
+    return [section(number) for number in range(len(zs))]
 
 
 def _posts(
@@ -150,20 +156,19 @@ def _tree(
     return z, lambda: paste(canvas, sprite, box, tone)
 
 
+_POST_ACROSS = np.array([-0.09, 0.09, 0.05, -0.05])  # m
+_ARM_ACROSS, _ARM_UP = np.array([0, 1.6, 1.6, 0]), np.array([-0.04, 0.32, 0.42, 0.06])  # m, toward the road
+_HEAD_ACROSS, _HEAD_UP = np.array([1.4, 2.1, 2.1, 1.4]), np.array([0.30, 0.34, 0.46, 0.44])
+_POLE_COLOURS = np.array([118.0, 118.0, 116.0]) * np.array([[1.0], [1.0], [0.9]])
+
+
 def _pole(canvas: Canvas, scene: Scene, light: Light, u: float, z: float, up: float, side: float) -> Item:
     view = scene.view
     tone = light.at(u, z)
-    colour = np.array([118.0, 118.0, 116.0])
-
-    def paint() -> None:
-        us = u + np.array([-0.09, 0.09, 0.05, -0.05])
-        canvas.fill(view.project(us, z, np.array([0, 0, up, up])), colour * tone)
-        arm = u - side * np.array([0, 1.6, 1.6, 0])
-        canvas.fill(view.project(arm, z, up + np.array([-0.04, 0.32, 0.42, 0.06])), colour * tone)
-        head = u - side * np.array([1.4, 2.1, 2.1, 1.4])
-        canvas.fill(view.project(head, z, up + np.array([0.30, 0.34, 0.46, 0.44])), colour * 0.9 * tone)
-
-    return z, paint
+    us = u + np.concatenate([_POST_ACROSS, -side * _ARM_ACROSS, -side * _HEAD_ACROSS])
+    ups = np.concatenate([[0, 0, up, up], up + _ARM_UP, up + _HEAD_UP])
+    corners = view.project(us, z, ups)
+    return z, lambda: canvas.faces(corners, (4, 4, 4), _POLE_COLOURS * tone)
 
 
 def _gantry(canvas: Canvas, scene: Scene, light: Light) -> list[Item]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache, lru_cache
 
 import cv2
@@ -12,16 +13,22 @@ from .drawing import Canvas
 from .seeding import stream
 
 TREES, FACADES = 8, 6
-Pyramid = list[NDArray[np.uint8]]  # an image and its halves
 
 
-def pyramid(image: NDArray[np.uint8]) -> Pyramid:
-    """The image and its successive halves by area."""
-    levels = [image]
-    while min(levels[-1].shape[:2]) > 8:
-        h, w = levels[-1].shape[:2]
-        levels.append(cv2.resize(levels[-1], ((w + 1) // 2, (h + 1) // 2), interpolation=cv2.INTER_AREA))
-    return levels
+class Pyramid:
+    """An image (BGR, or premultiplied BGRA) and its successive halves by area, made when first wanted."""
+
+    def __init__(self, image: NDArray[np.uint8]) -> None:
+        self._levels = [image]
+
+    def for_width(self, width: int) -> NDArray[np.uint8]:
+        """The level to scale from for a picture `width` px wide: a little wider, never much narrower."""
+        wanted = int(math.log2(max(self._levels[0].shape[1] / max(width, 1), 1)) + 0.3)
+        while len(self._levels) <= wanted and min(self._levels[-1].shape[:2]) > 8:
+            h, w = self._levels[-1].shape[:2]
+            half = cv2.resize(self._levels[-1], ((w + 1) // 2, (h + 1) // 2), interpolation=cv2.INTER_AREA)
+            self._levels.append(half)
+        return self._levels[min(wanted, len(self._levels) - 1)]
 
 
 @cache
@@ -64,7 +71,7 @@ def tree(number: int, cut: int = 384) -> Pyramid:
     turns = rng.uniform(0, 180, len(leaves)).tolist()
     for place, axis, turn, colour in zip(places, axes, turns, colours, strict=True):
         cv2.ellipse(image, place, axis, turn, 0, 360, colour, -1, cv2.LINE_AA)
-    return pyramid(image[:cut])
+    return Pyramid(image[:cut])
 
 
 @lru_cache(maxsize=FACADES)
@@ -95,23 +102,23 @@ def facade(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def paste(
-    canvas: Canvas, sprite: Pyramid, box: tuple[float, float, float, float], light: NDArray[np.float64]
+    canvas: Canvas, sprite: Pyramid, box: tuple[float, float, float, float], light: NDArray[np.floating]
 ) -> None:
-    """Scale a sprite pyramid (BGR, or premultiplied BGRA) into `box` (left, top, right, bottom in frame pixels)."""
-    corners = canvas.raster.place(np.array([[box[0], box[1]], [box[2], box[3]]]))
-    (left, top), (right, bottom) = np.round(corners).astype(int)
+    """Scale a sprite into `box` (left, top, right, bottom in frame pixels); `light` [3] multiplies its colours."""
+    left, top = map(round, canvas.raster.place_one(float(box[0]), float(box[1])))
+    right, bottom = map(round, canvas.raster.place_one(float(box[2]), float(box[3])))
     height, width = canvas.image.shape[:2]
-    level = int(np.clip(np.log2(max(sprite[0].shape[1] / max(right - left, 1), 1)) + 0.3, 0, len(sprite) - 1))
-    image = sprite[level]
     if right - left < 1 or bottom - top < 1 or left >= width or top >= height or right <= 0 or bottom <= 0:
         return
-    scaled = cv2.resize(image, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+    image = sprite.for_width(right - left)
+    piece = cv2.resize(image, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
     rows, columns = slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))
-    piece = scaled[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-    colour = cv2.multiply(piece[..., :3], (*np.asarray(light, float).tolist(), 0.0))
-    if image.shape[2] == 4:
-        rest = cv2.cvtColor(255 - piece[..., 3], cv2.COLOR_GRAY2BGR)
-        colour = cv2.add(
-            colour, cv2.multiply(np.ascontiguousarray(canvas.image[rows, columns]), rest, scale=1 / 255)
-        )
-    canvas.image[rows, columns] = colour
+    piece = piece[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    factor = (*light.tolist(), 0.0)
+    if image.shape[2] == 3:
+        canvas.image[rows, columns] = cv2.multiply(piece, factor)
+        return
+    colour = cv2.multiply(cv2.cvtColor(piece, cv2.COLOR_BGRA2BGR), factor)
+    clear = cv2.cvtColor(cv2.bitwise_not(cv2.extractChannel(piece, 3)), cv2.COLOR_GRAY2BGR)
+    under = cv2.multiply(canvas.image[rows, columns], clear, scale=1 / 255)
+    canvas.image[rows, columns] = cv2.add(colour, under)
