@@ -51,10 +51,6 @@ def unpack(archive: Path, folder: Path, limits: Limits, pattern: str = "*") -> l
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as name:
         stage = Path(name)
         files = list(_unpacked(archive, stage, limits, pattern))
-        if not files:
-            raise ArchiveError(
-                f"{archive}: holds no file that matches {pattern}; look into it and unpack it by hand"
-            )
         for relative in files:
             target = folder / relative
             _check_inside(folder, target, archive)

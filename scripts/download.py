@@ -31,6 +31,7 @@ from bench.errors import BenchError, one_line  # noqa: E402
 from bench.paper import rows  # noqa: E402
 from bench.paper.releases import Release, releases  # noqa: E402
 from bench.unpack import Limits, room_for, unpack  # noqa: E402
+from lane_models.checkpoint import CheckpointError  # noqa: E402
 
 CHECKPOINT_LIMITS = Limits(entries=10_000, size=4 * 2**30)
 CULANE_LIMITS = Limits(entries=400_000, size=80 * 2**30)
@@ -143,7 +144,7 @@ def run(job: Job, drive: Drive | None = None) -> bool:
     try:
         fetched = _fetch(job, drive)
         files = _unpack(job) if job.folder is not None else [job.wanted.target]
-    except BenchError as error:
+    except (BenchError, CheckpointError) as error:
         print(f"MISSING {job.note}: {one_line(error)}", file=sys.stderr)
         print(by_hand(job, isinstance(error, DownloadError) and error.resumable), file=sys.stderr)
         return False
@@ -190,6 +191,14 @@ def _check_fits(detector: str, path: Path) -> None:
     build(detector, None, path)
 
 
+def _keep_if_fits(detector: str, path: Path) -> None:
+    try:
+        _check_fits(detector, path)
+    except (BenchError, CheckpointError):
+        path.rename(path.with_name(path.name + ".refused"))
+        raise
+
+
 def _unpack(job: Job) -> list[Path]:
     assert job.folder is not None
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -202,10 +211,12 @@ def _unpack(job: Job) -> list[Path]:
             for path in found[:-1]:
                 path.unlink()
             found = found[-1:]
-            _check_fits(job.fits, found[0])
+            _keep_if_fits(job.fits, found[0])
         files += found
     if not files:
-        raise BenchError(f"{archive}: holds nothing that matches {' or '.join(job.patterns)}; unpack it by hand")
+        raise BenchError(
+            f"{archive}: holds nothing that matches {' or '.join(job.patterns)}; unpack it by hand"
+        )
     job.marker.write_text(f"{len(files)} files in {job.folder}; delete this line's file to fetch it again\n")
     archive.unlink()
     return files
