@@ -36,8 +36,9 @@ def draw_sky(image: NDArray[np.uint8], scene: Scene, raster: Raster) -> None:
     clouds = cv2.remap(tile, *np.meshgrid(columns, lines), cv2.INTER_LINEAR)
     clouds = cv2.resize(clouds, (raster.size[1], rows), interpolation=cv2.INTER_LINEAR)
     clouds *= np.float32(weather.cloud * (0.15 if weather.night else 1.0))
-    sky = np.broadcast_to(gradient[:, None], (rows, raster.size[1], 3)) + clouds[..., None]
-    image[:rows] = np.clip(sky * (weather.brightness if not weather.night else 1.0), 0, 255)
+    bright = 1.0 if weather.night else weather.brightness
+    planes = [np.clip((shade[:, None] + clouds) * bright, 0, 255).astype(np.uint8) for shade in gradient.T]
+    image[:rows] = cv2.merge(planes)
 
 
 def draw_skyline(canvas: Canvas, scene: Scene, light: Light) -> None:
@@ -71,12 +72,12 @@ def draw_skyline(canvas: Canvas, scene: Scene, light: Light) -> None:
     hedge = np.array([62.0, 80.0, 74.0]) * rng.uniform(0.6, 1.0) * ambient
     edge = np.concatenate([np.stack([xs, tops], 1), [[1680.0, foot(1680.0) + 5], [-40.0, foot(-40.0) + 5]]])
     canvas.fill(edge, hedge)
-    for x in np.sort(rng.uniform(-60, 1700, int(rng.integers(24, 56)))):
+    for x in np.sort(rng.uniform(-60, 1700, int(rng.integers(24, 56)))).tolist():
         distance = abs(x - view.vanish) / 820
         height = tall * rng.uniform(0.5, 1.3) * (0.35 + distance)
         width = height * rng.uniform(0.9, 1.7)
         sprite = tree(int(rng.integers(TREES)), 300 if rng.random() < 0.7 else 384)
-        base = foot(float(x)) + 4
+        base = foot(x) + 4
         paste(
             canvas,
             sprite,

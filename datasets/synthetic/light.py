@@ -71,6 +71,20 @@ def sample_light(scene: Scene) -> Light:
     return Light(ambient, float(rng.uniform(1.0, 2.1)), beam_colour, float(rng.uniform(14, 30)), tuple(lamps))
 
 
+_UNDER = np.array([(0.35, 92.0), (0.12, 60.0), (-0.05, 34.0)])  # m beyond the vehicle, tone of the shade
+
+
+def _under_cars(scene: Scene) -> Floats:
+    """Corners [C * 3 * 4, 2] of the shades under C vehicles, from the widest to the darkest each."""
+    sizes = np.array([SHAPES[car.kind].size for car in scene.cars])[:, None]  # [C, 1, 3]
+    places = np.array([(car.u, car.z) for car in scene.cars])[:, None, None]  # [C, 1, 1, 2]
+    grow = _UNDER[:, 0]
+    half, near, far = np.broadcast_arrays(sizes[..., 0] / 2 + grow, -grow, sizes[..., 2] + grow)  # [C, 3]
+    us = places[..., 0] + np.stack([-half, half, half, -half], axis=-1)
+    zs = np.maximum(places[..., 1] + np.stack([near, near, far, far], axis=-1), 1.3)
+    return scene.view.project(us, zs).reshape(-1, 2)
+
+
 def ground_light(scene: Scene, light: Light, raster: Raster) -> NDArray[np.float32]:
     """[H, W, 3] factor on a coarse raster: the light, soft shade under vehicles, worn and oily tracks."""
     view, road = scene.view, scene.road
@@ -87,13 +101,10 @@ def ground_light(scene: Scene, light: Light, raster: Raster) -> NDArray[np.float
                 tone.fill(view.strip(u - 0.3, u + 0.3, depths), 128 + rng.uniform(-9, 6))
     soft = cv2.GaussianBlur(tone.image, (0, 0), max(0.6, 8 * raster.scale[0]))
     tone.image = soft
-    for car in scene.cars:
-        width, _, length = SHAPES[car.kind].size
-        for grow, value in ((0.35, 92), (0.12, 60), (-0.05, 34)):
-            half = width / 2 + grow
-            us = car.u + np.array([-half, half, half, -half])
-            zs = np.maximum(car.z + np.array([-grow, -grow, length + grow, length + grow]), 1.3)
-            tone.fill(view.project(us, zs, 0.0), value)
+    if scene.cars:
+        shades = _under_cars(scene)
+        counts, levels = [4] * (len(shades) // 4), np.tile(_UNDER[:, 1:], (len(scene.cars), 1))
+        tone.faces(shades, counts, levels)
     soft = cv2.GaussianBlur(tone.image, (0, 0), max(0.5, 4 * raster.scale[0]))
     factor = soft * np.float32(1 / 128)
     return cv2.multiply(total, cv2.merge([factor] * 3))

@@ -134,17 +134,21 @@ def add_bonnet(image: NDArray[np.uint8], scene: Scene, raster: Raster) -> None:
     )
     ambient = float(scene.weather.brightness) * (0.14 if scene.weather.night else 1.0)
     gloss = rng.uniform(0.25, 0.5)
-    colour = mirror.astype(np.float32) * np.float32(gloss) + (paint * ambient * rng.uniform(0.6, 1.2)).astype(
-        np.float32
-    )
-    ridge = np.exp(-(((depth - rng.uniform(8, 25)) / 5) ** 2)) * 18 * ambient
-    colour += ridge[..., None].astype(np.float32)
+    tint = (paint * ambient * rng.uniform(0.6, 1.2)).astype(np.float32)
+    ridge = (np.exp(-(((depth - rng.uniform(8, 25)) / 5) ** 2)) * 18 * ambient).astype(np.float32)
     dash = 590 - rng.uniform(0, 70) + 60 * (np.abs(raster.xs - middle) / 820) ** 2 * rng.uniform(-1, 1)
-    dark = np.clip((ys[:, None] - dash[None]) * 0.12 + 0.5, 0, 1)[..., None].astype(np.float32)
-    colour *= 1 - 0.85 * dark
-    region = image[first:].astype(np.float32)
-    region += (colour - region) * inside[..., None]
-    image[first:] = cv2.convertScaleAbs(region)
+    bright = 1 - 0.85 * np.clip((ys[:, None] - dash[None]) * 0.12 + 0.5, 0, 1).astype(np.float32)
+    planes = []
+    for behind, reflected, base in zip(cv2.split(image[first:]), cv2.split(mirror), tint, strict=True):
+        colour = reflected * np.float32(gloss)
+        colour += base
+        colour += ridge
+        colour *= bright
+        colour -= behind
+        colour *= inside
+        colour += behind
+        planes.append(cv2.convertScaleAbs(colour))
+    image[first:] = cv2.merge(planes)
 
 
 def expose(image: NDArray[np.uint8], scene: Scene, raster: Raster) -> NDArray[np.uint8]:

@@ -10,4 +10,4 @@ import numpy as np
 def stream(*parts: object) -> np.random.Generator:
     """Generator seeded by the hash of `parts` (written with `str`), the same in every process and thread."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
+    return np.random.Generator(np.random.PCG64(np.frombuffer(digest, "<u4")))
