@@ -57,17 +57,21 @@ def decode(
     exists = heads["existence"][..., 0].float().sigmoid().cpu().numpy()
     maps = class_logits(heads, config).softmax(dim=1)[:, 1:].cpu().numpy()
     scale = np.array(image_size[::-1]) / FRAME[::-1]
+    rows = sampled_rows(config)
     images = []
     for scores, slots in zip(exists, maps, strict=True):
-        found = [(_points(slots[k], config), float(scores[k])) for k in np.flatnonzero(scores > EXISTS)]
+        found = [
+            (_points(slots[k], config, *rows), float(scores[k])) for k in np.flatnonzero(scores > EXISTS)
+        ]
         images.append([Lane(points * scale, score) for points, score in found if len(points) > 1])
     return images
 
 
-def _points(probability: npt.NDArray[np.float32], config: SCNNConfig) -> FloatArray:
-    """Points [P, 2] of one slot's probabilities [H, W], in pixels of CULane's frame."""
+def _points(
+    probability: npt.NDArray[np.float32], config: SCNNConfig, rows: list[int], ys: FloatArray
+) -> FloatArray:
+    """Points [P, 2] of one slot's probabilities [H, W] at these rows, in pixels of CULane's frame."""
     smooth = cv2.blur(probability, (BLUR, BLUR), borderType=cv2.BORDER_REPLICATE)
-    rows, ys = sampled_rows(config)
     lines = smooth[rows]
     columns = lines.argmax(axis=1)
     visible = lines.max(axis=1) > VISIBLE
@@ -82,6 +86,8 @@ def _points(probability: npt.NDArray[np.float32], config: SCNNConfig) -> FloatAr
 
 def _centres(lines: npt.NDArray[np.float32], columns: npt.NDArray[np.int64], reach: int) -> FloatArray:
     """The mean column about ``columns`` [R], weighted by lines [R, W]: finer than the features' cells."""
-    column = np.arange(lines.shape[1])
-    weight = np.where(np.abs(column - columns[:, None]) <= reach, lines, 0).astype(np.float64)
-    return np.asarray((weight * column).sum(axis=1) / np.maximum(weight.sum(axis=1), 1e-12))
+    near = columns[:, None] + np.arange(-reach, reach + 1)
+    inside = (near >= 0) & (near < lines.shape[1])
+    read = np.take_along_axis(lines, np.clip(near, 0, lines.shape[1] - 1), axis=1)
+    weight = np.where(inside, read, 0).astype(np.float64)
+    return np.asarray((weight * near).sum(axis=1) / np.maximum(weight.sum(axis=1), 1e-12))
