@@ -18,6 +18,7 @@ from bench.errors import BenchError
 from bench.profile import load_profile
 from bench.runner import check_device
 from bench.store import RUNS
+from datasets.synthetic import frames_on_disk
 from selective_focus.methods import methods
 
 DISK_NEEDED_GB = 2.0
@@ -79,7 +80,6 @@ def _parts() -> Iterator[Finding]:
     missing = sorted(set(load_profile("quick").methods) - set(methods()))
     text = f"methods that profile quick needs and are not here: {', '.join(missing)}; reinstall the checkout"
     yield Finding(not missing, text if missing else f"{len(methods())} methods")
-    cached = (SYNTHETIC_ROOT / "manifest" / "test.json").is_file()
-    yield Finding(
-        True, f"synthetic road frames: {'cached' if cached else 'will be rendered on the first run'}"
-    )
+    cached, needed = frames_on_disk(SYNTHETIC_ROOT, ("test", "calibration"))
+    rest = "" if cached == needed else "; a run renders those of the others that it looks at"
+    yield Finding(True, f"synthetic road frames: {cached} of {needed} cached{rest}")

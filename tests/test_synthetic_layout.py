@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
-from datasets.synthetic import CATEGORIES, ensure, layout, sample_scene, write
+from datasets.synthetic import CATEGORIES, ensure, frames_on_disk, layout, sample_scene, write
 from datasets.synthetic.__main__ import main
 
 COUNTS = {"test": 9, "val": 3, "calibration": 2}
@@ -124,6 +128,52 @@ def test_processes_write_the_same(written: Path, tmp_path: Path, monkeypatch: py
     ensure(tmp_path, ("val",), COUNTS, workers=2)
     other = files(tmp_path)
     assert {name: content for name, content in files(written).items() if name in other} == other
+
+
+def test_counts_the_frames_on_disk(written: Path, tmp_path: Path) -> None:
+    ensure(written, counts=COUNTS, workers=1)  # other tests damage it
+    total = sum(COUNTS.values())
+    assert frames_on_disk(written, counts=COUNTS) == (total, total)
+    assert frames_on_disk(written, ("val",), COUNTS) == (COUNTS["val"], COUNTS["val"])
+    assert frames_on_disk(written, counts=COUNTS, seed=1) == (0, total)
+    assert frames_on_disk(tmp_path / "nowhere", counts=COUNTS) == (0, total)
+    assert not (tmp_path / "nowhere").exists()
+    half = tmp_path / "half"
+    ensure(half, ("test",), {"test": 4}, workers=1, only={"test": (0, 1, 3)})
+    next(half.rglob("00003.jpg")).unlink()
+    assert frames_on_disk(half, ("test",), {"test": 4}) == (2, 4)
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "datasets.synthetic",
+        "ensure",
+        "--root",
+        str(tmp_path),
+        "--workers",
+        "2",
+    ]
+    parent = subprocess.Popen(command, cwd=Path(__file__).resolve().parents[1], stdout=subprocess.DEVNULL)
+    family: list[psutil.Process] = []
+    try:
+        patience = time.monotonic() + 120
+        while not list(tmp_path.rglob("*.jpg")):  # then at least one worker is busy
+            assert parent.poll() is None
+            assert time.monotonic() < patience
+            time.sleep(0.05)
+        family = psutil.Process(parent.pid).children(recursive=True)
+        assert len(family) >= 2
+        parent.kill()
+        parent.wait()
+        assert psutil.wait_procs(family, timeout=20)[1] == []
+        assert not list(tmp_path.rglob("*.part"))
+    finally:
+        for process in [process for process in family if process.is_running()]:
+            process.kill()
+        parent.kill()
+        parent.wait()
 
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

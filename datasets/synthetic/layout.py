@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import cv2
 from .labels import class_map, to_text
 from .render import VERSION, render
 from .scene import CATEGORIES, SPLITS, Scene, sample_scene
+from .workers import WRITING, end_with_parent
 
 DEFAULT_COUNTS: Mapping[str, int] = {"train": 0, "val": 450, "calibration": 512, "test": 1800}
 DEFAULT_SPLITS = ("val", "calibration", "test")
@@ -79,10 +81,27 @@ def ensure(
     the same whether or not the rest is there.
     """
 
-    def sound(folder: Path, stamps: _Stamps) -> set[str]:
-        return {name for name, stamp in stamps.items() if _is_sound(folder / name, stamp, full_check)}
+    return _make(
+        root, splits, counts, workers, progress, seed, partial(_sound, full_check=full_check), only or {}
+    )
 
-    return _make(root, splits, counts, workers, progress, seed, sound, only or {})
+
+def frames_on_disk(
+    root: str | Path,
+    splits: Sequence[str] = DEFAULT_SPLITS,
+    counts: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> tuple[int, int]:
+    """How many frames of `splits` are whole in `root`, of how many there are; nothing is written.
+
+    Whole as for `ensure`: all files of this version and seed are there with the right size. A missing folder has 0.
+    Raises ValueError for an unknown split or a negative count.
+    """
+    wanted, whole = _wanted(splits, counts), 0
+    for split, count in wanted.items():
+        good = _sound(Path(root), _read_manifest(Path(root), split, seed))
+        whole += sum(good.issuperset(_files(split, index)) for index in range(count))
+    return whole, sum(wanted.values())
 
 
 def _make(
@@ -142,7 +161,7 @@ def _run(tasks: Sequence[_Task], workers: int | None) -> Iterable[tuple[_Task, _
         for task in tasks:
             yield task, _render_task(task)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent) as pool:
         running = {pool.submit(_render_task, task): task for task in tasks}
         try:
             for future in as_completed(running):
@@ -191,15 +210,20 @@ def _replace(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with WRITING:
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _checksum(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _sound(folder: Path, stamps: _Stamps, full_check: bool = False) -> set[str]:
+    return {name for name, stamp in stamps.items() if _is_sound(folder / name, stamp, full_check)}
 
 
 def _is_sound(path: Path, stamp: tuple[int, str], full_check: bool) -> bool:
