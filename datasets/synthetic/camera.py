@@ -60,15 +60,13 @@ class View:
         points[..., 1] = down + self.horizon
         return points
 
-    def strip(self, left: float, right: float, z: Floats) -> Floats:
-        """Outline [2 Z, 2] on the ground between `left` and `right` metres: up the left edge, down the right."""
-        edges = self.project(np.array([[left], [right]]), z)
-        return np.concatenate([edges[0], edges[1, ::-1]])
+    def strip(self, left: Floats, right: Floats, z: Floats) -> Floats:
+        """Outlines [..., 2 Z, 2] on the ground from `left` to `right` metres [...] at depths `z` [Z]."""
+        return _outline(self.project(np.stack([left, right], axis=-1)[..., None], z))
 
-    def upright(self, u: float, z: Floats, low: float, high: float) -> Floats:
-        """Outline [2 Z, 2] of what stands at `u` metres, from `low` to `high` metres above the ground."""
-        edges = self.project(u, z, np.array([[low], [high]]))
-        return np.concatenate([edges[0], edges[1, ::-1]])
+    def upright(self, u: float, z: Floats, low: Floats, high: Floats) -> Floats:
+        """Outlines [..., 2 Z, 2] of what stands at `u` metres at depths `z` [..., Z], `low` to `high` metres up."""
+        return _outline(self.project(u, z[..., None, :], np.stack([low, high], axis=-1)[..., None]))
 
     @cached_property
     def depths(self) -> Floats:
@@ -95,6 +93,11 @@ class View:
         """Depth in metres for rows `below` the flat horizon; beyond the ends the nearest depth in sight."""
         table = self.below(self.depths)
         return np.interp(below, table[::-1], self.depths[::-1]).astype(np.float32)
+
+
+def _outline(edges: Floats) -> Floats:
+    """Two edges [..., 2, Z, 2] to one closed line [..., 2 Z, 2]: there on the first, back on the second."""
+    return np.concatenate([edges[..., 0, :, :], edges[..., 1, ::-1, :]], axis=-2)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Canvas:
 
     def fill(self, points: Floats, colour: Sequence[float] | float) -> None:
         """Fill a polygon [P, 2]."""
-        value = (float(colour),) if np.isscalar(colour) else tuple(float(c) for c in colour)  # type: ignore[arg-type,union-attr]
+        value = np.asarray(colour, float).ravel().tolist()
         cv2.fillPoly(self.image, [self._fixed(points)], value, self._edge, _SHIFT)
 
     def faces(self, points: Floats, counts: Sequence[int], colours: Floats) -> None:
@@ -60,6 +60,6 @@ class Canvas:
 
     def polygons(self, points: Floats, colour: Sequence[float]) -> None:
         """Fill N polygons [N, P, 2] of one colour."""
-        colour = tuple(float(c) for c in colour)
+        colour = np.asarray(colour, float).tolist()
         for polygon in self._fixed(points):
             cv2.fillConvexPoly(self.image, polygon, colour, self._edge, _SHIFT)

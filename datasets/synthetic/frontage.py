@@ -74,12 +74,14 @@ def _painter(
 
     def paint() -> None:
         zs = np.linspace(*span, 4)
-        canvas.fill(view.upright(u, zs, 0.0, tall), colour)
+        front, foot = view.upright(u, zs, np.zeros(2), np.array([tall, min(0.5, 0.2 * tall)]))
+        canvas.fill(front, colour)
         if not hoarding:
             us = u + np.array([0, 0, 40, 40]) * np.sign(u)
             canvas.fill(view.project(us, span[0], np.array([0, tall, tall, 0])), colour * 0.8)
-            canvas.polygons(_windows(scene, u, span, tall, number), colour * 0.42)
-        canvas.fill(view.upright(u, zs, 0.0, min(0.5, 0.2 * tall)), colour * 0.72)
+            if span[0] <= 70:
+                canvas.polygons(_windows(scene, u, span, tall, number), colour * 0.42)
+        canvas.fill(foot, colour * 0.72)
 
     return paint
 
@@ -90,8 +92,6 @@ def _windows(scene: Scene, u: float, span: tuple[float, float], tall: float, num
     bay, storey = rng.uniform(1.6, 3.2), 3.1
     zs = np.arange(span[0] + 0.4, span[1] - bay * 0.5, bay)
     ups = np.arange(0.9, tall - 1.6, storey)
-    if span[0] > 70:
-        zs = zs[:0]
     z, up = (a.ravel()[:, None] for a in np.meshgrid(zs, ups))
     wide, high = bay * rng.uniform(0.4, 0.8), rng.uniform(1.2, 1.9)
     return scene.view.project(u, z + np.array([0, wide, wide, 0]), up + np.array([0, 0, high, high]))

@@ -94,11 +94,11 @@ def ground_light(scene: Scene, light: Light, raster: Raster) -> NDArray[np.float
     tone = Canvas(np.full(raster.size, 128, np.uint8), raster)
     rng = scene.stream("tracks")
     depths = spaced(2.5, view.far * 0.9, 24)
-    for step in range(-3, 4):
-        for side in (-0.8, 0.8):
-            u = road.offset + step * road.lane_width + side
-            if road.left < u < road.right:
-                tone.fill(view.strip(u - 0.3, u + 0.3, depths), 128 + rng.uniform(-9, 6))
+    us = [road.offset + step * road.lane_width + side for step in range(-3, 4) for side in (-0.8, 0.8)]
+    tracks = np.array([u for u in us if road.left < u < road.right])
+    levels = 128 + rng.uniform(-9, 6, (len(tracks), 1))
+    outlines = view.strip(tracks - 0.3, tracks + 0.3, depths)
+    tone.faces(outlines.reshape(-1, 2), [2 * len(depths)] * len(tracks), levels)
     soft = cv2.GaussianBlur(tone.image, (0, 0), max(0.6, 8 * raster.scale[0]))
     tone.image = soft
     if scene.cars:

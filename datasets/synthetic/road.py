@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .camera import Floats, Raster, spaced
+from .camera import Floats, Raster, View, spaced
 from .drawing import Canvas
 from .light import Light, ground_light
 from .scene import Line, Scene
@@ -149,63 +150,71 @@ def _materials(scene: Scene, window: Raster, fine: int) -> NDArray[np.uint8]:
     )
     names = [list(_VERGES)[int(rng.integers(3))] for _ in range(2)]
     left, right = (
-        np.array(_VERGES[name]) * np.r_[rng.uniform(0.7, 1.15) * rng.uniform(0.97, 1.03, 3), 1.0]
+        np.array(_VERGES[name]) * [*(rng.uniform(0.7, 1.15) * rng.uniform(0.97, 1.03, 3)), 1.0]
         for name in names
     )
     image = _plain(grid.size, left)
-    canvas = Canvas(image, grid)
-    depths = spaced(_NEAR, view.far, 48)
-
-    def strip(a: float, b: float, colour: Floats, start: float = 0.0, stop: float = 1e9) -> None:
-        zs = depths[(depths >= start) & (depths <= stop)]
-        if len(zs) > 1:
-            canvas.fill(view.strip(a, b, zs), np.clip(colour, 0, 255))
-
-    strip((road.left + road.right) / 2, 400.0, right)
-    kerb = np.array([150.0, 152.0, 154.0, 40.0]) * np.r_[np.full(3, rng.uniform(0.75, 1.1)), 1.0]
+    strips = [_Strip((road.left + road.right) / 2, 400.0, right)]
+    kerb = _toned(np.array([150.0, 152.0, 154.0, 40.0]), rng.uniform(0.75, 1.1))
     if rng.random() < 0.45:  # the opposite carriageway, beyond a strip
         gap, wide = rng.uniform(0.6, 3.0), rng.uniform(6, 12)
-        strip(road.left - gap - wide, road.left - gap, asphalt * rng.uniform(0.93, 1.07))
+        strips.append(_Strip(road.left - gap - wide, road.left - gap, asphalt * rng.uniform(0.93, 1.07)))
         for u in (road.left - gap - 0.5, road.left - gap - wide + 0.4):
-            strip(u - 0.07, u + 0.07, asphalt + (kerb - asphalt) * rng.uniform(0.2, 0.7))
+            strips.append(_Strip(u - 0.07, u + 0.07, asphalt + (kerb - asphalt) * rng.uniform(0.2, 0.7)))
     if rng.random() < 0.55:
-        strip(road.right, road.right + 0.25, kerb)
-        strip(
-            road.right + 0.25,
-            road.right + rng.uniform(1.5, 5),
-            np.array(_VERGES["paving"]) * rng.uniform(0.8, 1.0),
-        )
+        paving = road.right + rng.uniform(1.5, 5), np.array(_VERGES["paving"]) * rng.uniform(0.8, 1.0)
+        strips += [_Strip(road.right, road.right + 0.25, kerb), _Strip(road.right + 0.25, *paving)]
     if rng.random() < 0.5:
-        strip(road.left - 0.25, road.left, kerb)
-    strip(road.left, road.right, asphalt)
+        strips.append(_Strip(road.left - 0.25, road.left, kerb))
+    strips.append(_Strip(road.left, road.right, asphalt))
     if scene.category == "cross":
         near = rng.uniform(9, 24)
-        strip(-60.0, 60.0, asphalt, near, near + rng.uniform(14, 28))
-    _repairs(scene, strip, asphalt)
+        strips.append(_Strip(-60.0, 60.0, asphalt, near, near + rng.uniform(14, 28)))
+    _fill_strips(Canvas(image, grid), view, strips + _repairs(scene, asphalt))
     return cv2.resize(image, window.size[::-1], interpolation=cv2.INTER_AREA) if fine > 1 else image
 
 
-def _repairs(scene: Scene, strip, asphalt: Floats) -> None:  # type: ignore[no-untyped-def]
+class _Strip(NamedTuple):
+    """Ground between `left` and `right` metres of one colour and roughness [4], from `start` to `stop` metres ahead."""
+
+    left: float
+    right: float
+    colour: Floats
+    start: float = 0.0
+    stop: float = np.inf
+
+
+def _fill_strips(canvas: Canvas, view: View, strips: Sequence[_Strip]) -> None:
+    depths = spaced(_NEAR, view.far, 48)
+    edges = view.project(np.array([(strip.left, strip.right) for strip in strips])[..., None], depths)
+    starts = np.searchsorted(depths, [strip.start for strip in strips], "left")
+    stops = np.searchsorted(depths, [strip.stop for strip in strips], "right")
+    outlines, colours = [], []
+    for (left, right), strip, start, stop in zip(edges, strips, starts, stops, strict=True):
+        if stop - start > 1:
+            outlines.append(np.concatenate([left[start:stop], right[start:stop][::-1]]))
+            colours.append(strip.colour)
+    canvas.faces(np.concatenate(outlines), [len(line) for line in outlines], np.clip(colours, 0, 255))
+
+
+def _toned(colour: Floats, factor: float) -> Floats:
+    """The colour [4] times `factor`, its roughness kept."""
+    return colour * [factor, factor, factor, 1.0]
+
+
+def _repairs(scene: Scene, asphalt: Floats) -> list[_Strip]:
     """Patches of other asphalt, and sealed seams along the road: the distractors of worn roads."""
     rng, road = scene.stream("repairs"), scene.road
+    strips = []
     for _ in range(int(rng.integers(0, 4))):
         u, z = rng.uniform(road.left, road.right - 1), rng.uniform(4, 40)
-        strip(
-            u,
-            u + rng.uniform(0.6, 3.5),
-            asphalt * np.r_[np.full(3, rng.uniform(0.82, 1.12)), 1.0],
-            z,
-            z * rng.uniform(1.2, 2.5),
-        )
+        right, colour = u + rng.uniform(0.6, 3.5), _toned(asphalt, rng.uniform(0.82, 1.12))
+        strips.append(_Strip(u, right, colour, z, z * rng.uniform(1.2, 2.5)))
     for _ in range(int(rng.integers(0, 4))):
         u, wide = rng.uniform(road.left, road.right), rng.uniform(0.03, 0.09)
-        strip(
-            u,
-            u + wide,
-            asphalt * np.r_[np.full(3, rng.uniform(0.72, 1.12)), 1.0],
-            rng.uniform(0, 12),
-            rng.uniform(20, 90),
-        )
+        colour = _toned(asphalt, rng.uniform(0.72, 1.12))
+        strips.append(_Strip(u, u + wide, colour, rng.uniform(0, 12), rng.uniform(20, 90)))
+    return strips
 
 
 def _marks(scene: Scene, window: Raster, fine: int) -> NDArray[np.uint8]:
@@ -220,6 +229,9 @@ def _marks(scene: Scene, window: Raster, fine: int) -> NDArray[np.uint8]:
                 _paint_line(canvas, scene, line, u, rng)
     _paint_symbols(canvas, scene, rng)
     return cv2.resize(image, window.size[::-1], interpolation=cv2.INTER_AREA) if fine > 1 else image
+
+
+_THIRDS = np.linspace(0, 1, 4)
 
 
 def _paint_line(canvas: Canvas, scene: Scene, line: Line, u: float, rng: np.random.Generator) -> None:
@@ -238,7 +250,7 @@ def _paint_line(canvas: Canvas, scene: Scene, line: Line, u: float, rng: np.rand
     kept = (b > a) & (strengths > 0.02)
     if kept.any():
         a, b, strengths = a[kept], b[kept], strengths[kept]
-        zs = a[:, None] + (b - a)[:, None] * np.linspace(0, 1, 4)
+        zs = a[:, None] + (b - a)[:, None] * _THIRDS
         half = line.width / 2
         left, right = view.project(np.array([u - half, u + half])[:, None, None], zs)
         _paint_strips(canvas, left, right, strengths, line.colour)

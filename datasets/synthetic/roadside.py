@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -73,8 +74,7 @@ def _fence(canvas: Canvas, scene: Scene, light: Light, side: float) -> list[Item
     # All corners of the fence at once; it is painted in sections, for things may stand between them.
     zs = np.linspace(edges[:-1], edges[1:], 5, axis=-1)
     heights = np.array([band[:2] for band in bands])
-    rails = view.project(u, zs[:, None, None], heights[:, :, None])  # [section, band, low or high, 5, 2]
-    rails = np.concatenate([rails[:, :, 0], rails[:, :, 1, ::-1]], axis=2).reshape(len(zs), -1, 2)
+    rails = view.upright(u, zs[:, None], *heights.T).reshape(len(zs), -1, 2)
     colours = np.array([band[2] for band in bands])
     across = u + view.lateral(edges)
     posts = [
@@ -107,24 +107,34 @@ def _posts(
         canvas.polygons(points, colour * tone)
 
 
+class _Plant(NamedTuple):
+    """A tree of the row: where it stands, how tall it is (metres), and its looks."""
+
+    u: float
+    z: float
+    tall: float
+    number: int  # of the sprite
+    bright: float
+    slim: float  # width as a part of the height
+
+
 def _row(canvas: Canvas, scene: Scene, light: Light, side: float) -> list[Item]:
     """Trees, poles and lamps in a row along one side."""
     rng, view = scene.stream(f"row {side}"), scene.view
-    items: list[Item] = []
+    plants: list[_Plant] = []
     u = _edge(scene, side) + side * rng.uniform(1.5, 5.0)
     if rng.random() < 0.65:
         spacing, tall = rng.uniform(5, 14), rng.uniform(4, 9)
         for z in np.arange(rng.uniform(6, 20), min(110.0, 0.9 * view.far), spacing):
             if rng.random() < 0.75:
-                items.append(
-                    _tree(
-                        canvas,
-                        scene,
-                        light,
-                        u + side * rng.uniform(0, 2),
-                        z + rng.normal(0, 1),
-                        tall * rng.uniform(0.7, 1.2),
-                        rng,
+                plants.append(
+                    _Plant(
+                        u=u + side * rng.uniform(0, 2),
+                        z=z + rng.normal(0, 1),
+                        tall=tall * rng.uniform(0.7, 1.2),
+                        number=int(rng.integers(TREES)),
+                        bright=rng.uniform(0.75, 1.1),
+                        slim=rng.uniform(0.7, 0.95),
                     )
                 )
     lamps = [lamp for lamp in light.lamps if (lamp.u > 0) == (side > 0)]
@@ -135,25 +145,23 @@ def _row(canvas: Canvas, scene: Scene, light: Light, side: float) -> list[Item]:
             (u - side * 0.8, float(z), up)
             for z in np.arange(rng.uniform(7, 30), min(120.0, 0.9 * view.far), spacing)
         ]
-    for spot in spots:
-        items.append(_pole(canvas, scene, light, *spot, side))
-    return items
+    trees = _trees(canvas, scene, light, plants)
+    return [*trees, *(_pole(canvas, scene, light, *spot, side) for spot in spots)]
 
 
-def _tree(
-    canvas: Canvas, scene: Scene, light: Light, u: float, z: float, tall: float, rng: np.random.Generator
-) -> Item:
+def _trees(canvas: Canvas, scene: Scene, light: Light, plants: list[_Plant]) -> list[Item]:
     view = scene.view
-    sprite = tree(int(rng.integers(TREES)))
-    foot, scale = view.project(u, z), view.focal / z
-    tone = (
-        light.at(u + float(view.lateral(np.float64(z))), z)
-        * rng.uniform(0.75, 1.1)
-        * (0.6 if scene.weather.night else 1)
-    )
-    wide = tall * rng.uniform(0.7, 0.95) * scale
-    box = (foot[0] - wide / 2, foot[1] - tall * scale, foot[0] + wide / 2, foot[1])
-    return z, lambda: paste(canvas, sprite, box, tone)
+    us, zs, tall, slim = np.array([(p.u, p.z, p.tall, p.slim) for p in plants]).reshape(-1, 4).T
+    (x, y), scale = view.project(us, zs).T, view.focal / zs
+    wide = tall * slim * scale
+    boxes = np.stack([x - wide / 2, y - tall * scale, x + wide / 2, y], axis=1).tolist()
+    across = us + view.lateral(zs)
+
+    def item(plant: _Plant, box: tuple[float, float, float, float], at: float) -> Item:
+        tone = light.at(at, plant.z) * plant.bright * (0.6 if scene.weather.night else 1)
+        return plant.z, lambda: paste(canvas, tree(plant.number), box, tone)
+
+    return list(map(item, plants, boxes, across))
 
 
 _POST_ACROSS = np.array([-0.09, 0.09, 0.05, -0.05])  # m

@@ -98,7 +98,7 @@ def look_up(
         np.round(np.log2(np.maximum(footprint / np.array(texel, np.float32), 1e-3))), 0, (6, 9)
     ).astype(int)
     out: list[NDArray[np.uint8]] = []
-    starts = np.flatnonzero(np.r_[True, np.any(np.diff(levels, axis=0) != 0, axis=1)])
+    starts = [0, *(np.flatnonzero((levels[1:] != levels[:-1]).any(axis=1)) + 1)]
     mx = across * np.float32(1 / (texel[0] * TILE))
     my = along * np.float32(1 / (texel[1] * TILE))
     for m in (mx, my):
