@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import lane_models
 from bench.errors import StoreError
 from bench.paper.releases import Release, releases
-from bench.store import write_whole
+from bench.whole_file import write_whole
 from selective_focus import MatMul
 
 CACHE = lane_models.FOLDER.parent / ".cache" / "sizes.json"
@@ -97,12 +97,15 @@ def count(name: str, variant: str) -> Size:
 
 def _macs(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> int:
     """Multiply-accumulates of one call of a layer; 0 for whatever is no layer of products."""
+    weight = getattr(module, "weight", None)
     if isinstance(module, MatMul):
-        return output.numel() * inputs[0].shape[-1]
+        return int(output.numel() * inputs[0].shape[-1])
+    if not isinstance(weight, Tensor):
+        return 0
     if isinstance(module, nn.ConvTranspose2d):
-        return inputs[0].numel() * module.weight[0].numel()
+        return inputs[0].numel() * weight[0].numel()
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear) or getattr(module, "quantizable", False):
-        return output.numel() * module.weight[0].numel()
+        return int(output.numel() * weight[0].numel())
     return 0
 
 

@@ -237,7 +237,7 @@ def predict_lanes(
     check_device(device)
     model, _ = build(detector, None, weights)
     for line in prediction.predict(model, image, out, device):
-        _console().print(line, markup=False, highlight=False)
+        _console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _run(profile: Profile, results: Path, plot_too: bool) -> None:

@@ -65,7 +65,7 @@ def check(detector: str, variant: str | None, weights: Path | None) -> tuple[str
     ):
         raise BenchError(
             f"{name} {embedded} has no embedded weights; give a checkpoint with --weights FILE "
-            "(bench/paper/checkpoints.csv says where to get one)"
+            f"(python scripts/download.py --detector {name} gets one)"
         )
     return name, variant
 
@@ -105,8 +105,8 @@ def profile_for_folder(profile: Profile) -> tuple[Profile, list[str]]:
     if profile.weights is not None and not profile.weights.is_dir():
         raise BenchError(f"{profile.weights}: no such folder; give WEIGHTS=DIR, a folder of checkpoints")
     notes, chosen = [], []
-    for name in lane_models.names() if profile.weights else []:
-        found = fitting(profile.weights, name, dataset=profile.dataset)
+    for name in lane_models.names():
+        found = fitting(profile.weights, name, dataset=profile.dataset) if profile.weights else []
         first_of_variant = {variant: path for path, variant in reversed(found)}
         for variant, path in sorted(first_of_variant.items()):
             notes.append(f"{name} {variant}: {path}")
@@ -114,7 +114,7 @@ def profile_for_folder(profile: Profile) -> tuple[Profile, list[str]]:
     if not chosen:
         where = f"none in {profile.weights}" if profile.weights else "none given"
         notes.append(
-            f"official weights: {where} (WEIGHTS=DIR; bench/paper/checkpoints.csv says where to get them); the small "
+            f"official weights: {where} (make weights, then WEIGHTS=weights); the small "
             f"embedded ones, trained on synthetic roads, are used"
         )
         chosen = [f"{name}:{EMBEDDED}" for name in profile.detectors]
@@ -132,33 +132,39 @@ def _from_file(name: str, variant: str | None, path: Path) -> LaneDetector:
         return lane_models.build(name, variant or lane_models.variants(name)[0], content)
     except MismatchError as error:
         if variant is not None:
-            advice = f"give {name}:{error.fits} as the detector" if error.fits else _advice(name, content)
+            fitting_variant = f"give {name}:{error.fits} as the detector" if error.fits else ""
+            advice = fitting_variant or _other_detector(name, content) or _download(name)
             raise BenchError(f"{_placed(error, path)}; {advice}") from None
         if error.fits is None:
             raise BenchError(_fits_none(name, error.closest, content, path)) from None
         return lane_models.build(name, error.fits, content)
     except CheckpointError as error:
-        raise BenchError(_placed(error, path)) from None
+        raise CheckpointError(_placed(error, path)) from None
 
 
 def _fits_none(name: str, closest: str | None, content: Any, path: Path) -> str:
-    """What to say of a checkpoint that fits no variant: how it differs from the nearest, and whose it is."""
+    """What to say of a checkpoint that fits no variant: whose it is, or how it differs from the nearest."""
     said = f"{path}: fits no variant of {name} ({', '.join(lane_models.variants(name))})"
+    other = _other_detector(name, content)
+    if other:
+        return f"{said}; {other}"
     try:
         lane_models.build(name, closest, content)
     except CheckpointError as error:
         said = f"{said}; {_bare(error)}"
-    return f"{said}; {_advice(name, content)}"
+    return f"{said}; {_download(name)}"
 
 
-def _advice(name: str, content: Any) -> str:
-    """Which other detector the weights fit, if any."""
+def _other_detector(name: str, content: Any) -> str:
+    """Which other detector the weights fit, in words, if any."""
     for other in lane_models.names():
-        if other == name:
-            continue
-        variant = _variant_of(other, content)
+        variant = _variant_of(other, content) if other != name else None
         if variant is not None:
             return f"it fits {other} {variant}: give {other}:{variant} as the detector"
+    return ""
+
+
+def _download(name: str) -> str:
     return f"get a checkpoint of {name} with python scripts/download.py --detector {name}"
 
 

@@ -18,7 +18,7 @@ import torch
 
 from bench.errors import BenchError
 from bench.overlays import draw_lanes
-from bench.store import write_whole
+from bench.whole_file import write_whole
 from datasets.images import read_image
 from selective_focus import Lane, LaneDetector
 

@@ -46,8 +46,18 @@ def _release(line: int, row: dict[str, str]) -> Release:
     try:
         size = int(row["bytes"]) if row["bytes"] else None
         f1, source = _published(row)
-        keys = ("detector", "variant", "dataset", "url_or_drive_id", "save_as", "members")
-        return Release(*(row[key] for key in keys), size, row["sha256"], f1, source)
+        return Release(
+            row["detector"],
+            row["variant"],
+            row["dataset"],
+            row["url_or_drive_id"],
+            row["save_as"],
+            row["members"],
+            size,
+            row["sha256"],
+            f1,
+            source,
+        )
     except (KeyError, ValueError) as error:
         raise BenchError(f"releases.csv line {line}: {error}; restore it from the repository") from error
 
