@@ -134,7 +134,9 @@ def test_mistakes_in_names(arguments: tuple, words: str) -> None:
         sample_scene(*arguments)
 
 
-@pytest.mark.parametrize("wrong", [{"size": (0, 10)}, {"rows": (300, 300)}, {"rows": (0, 700)}])
+@pytest.mark.parametrize(
+    "wrong", [{"size": (0, 10)}, {"size": (1180, 1640)}, {"rows": (300, 300)}, {"rows": (0, 700)}]
+)
 def test_mistakes_in_sizes(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         render(sample_scene("test", 0), **wrong)

@@ -14,6 +14,7 @@ from .optics import add_bonnet, add_glare, add_lamps, expose
 from .road import draw_ground
 from .roadside import draw_objects
 from .scene import Scene
+from .texture import GRAIN
 
 VERSION = 2  # of the pictures: raise it when the same scene renders differently
 
@@ -24,12 +25,10 @@ def render(
     """BGR image [size[0], size[1], 3] of rows `rows[0]`..`rows[1]` of the 1640x590 frame.
 
     Any size covers the full width; a small one looks like the full frame reduced by area, at a fraction of
-    the time. Raises ValueError for an empty size or rows outside the frame.
+    the time. Raises ValueError for a size that is empty or larger than the sensor's grain, or rows outside the frame.
     """
-    if size[0] < 8 or size[1] < 8 or size[0] > 2 * HEIGHT or size[1] > 2 * WIDTH:
-        raise ValueError(
-            f"size {size} is not between (8, 8) and ({2 * HEIGHT}, {2 * WIDTH}) pixels (rows, columns)"
-        )
+    if not (8 <= size[0] <= GRAIN[0] and 8 <= size[1] <= GRAIN[1]):
+        raise ValueError(f"size {size} is not between (8, 8) and {GRAIN} pixels (rows, columns)")
     if not 0 <= rows[0] < rows[1] <= HEIGHT:
         raise ValueError(f"rows {rows} are not a range inside 0..{HEIGHT}; use for example (206, {HEIGHT})")
     raster = Raster((int(size[0]), int(size[1])), rows)

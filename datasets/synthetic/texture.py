@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .seeding import stream
 
 TILE = 1024
+GRAIN = (640, 2048)  # px: rows and columns of sensor noise, the largest picture
 TEXEL = (0.03, 0.06)  # metres a texel of ground noise: across, along
 
 
@@ -65,10 +66,10 @@ def cloud_tile() -> NDArray[np.float32]:
 
 @lru_cache(maxsize=1)
 def grain_tile() -> NDArray[np.uint8]:
-    """[640, 2048, 3] sensor noise around 128: mostly shared by the three colours, slightly correlated in space."""
+    """[*GRAIN, 3] sensor noise around 128: mostly shared by the three colours, slightly correlated in space."""
     rng = stream("texture", "grain")
-    grey = rng.standard_normal((640, 2048, 1), dtype=np.float32)
-    colour = cv2.GaussianBlur(rng.standard_normal((640, 2048, 3), dtype=np.float32), (0, 0), 1.2) * 2.0
+    grey = rng.standard_normal((*GRAIN, 1), dtype=np.float32)
+    colour = cv2.GaussianBlur(rng.standard_normal((*GRAIN, 3), dtype=np.float32), (0, 0), 1.2) * 2.0
     grain = cv2.GaussianBlur(0.8 * grey + 0.5 * colour, (0, 0), 0.6)
     return _bytes(grain / grain.std(), 32.0)
 
