@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
+import textwrap
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -18,18 +21,37 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from bench import examples
 from bench.colours import colour_of, label_of, marker_of
 from bench.overlays import overlay_figure
+from bench.record_plots import category_heat_map, head_sensitivity, subject_words
 from bench.store import Record, RunFolder
-from bench.table import Row, Section, current, method_rank, sections
+from bench.table import Row, Section, Spread, current, method_rank, sections
 from bench.whole_file import write_whole
 
 DPI = 150
+MOST_COLUMNS = 4
+"""Detectors side by side; more of them get a line each."""
+MIN_WIDTH = 4.2
+LETTERS_PER_INCH = 11.5
+"""Of a title."""
 OVERLAY_METHODS = ("fp32", "minmax", "qdrop", "selective-focus")
 OVERLAY_FRAMES = 4
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one axis shows: a detector at a bit setting, and its full precision."""
+
+    title: str
+    rows: Sequence[Row]
+
+    @property
+    def full(self) -> float | None:
+        """F1 in full precision."""
+        return next((row.f1.mean for row in self.rows if row.method == "fp32" and row.f1), None)
 
 
 def draw_all(folder: RunFolder) -> list[Path]:
@@ -60,13 +82,13 @@ def _figures(folder: RunFolder, records: Sequence[Record]) -> Iterator[tuple[str
         for key, group in _by_subject(records).items():
             if any(record.result is not None and record.result.categories for record in group):
                 yield f"categories-{key}", category_heat_map(group)
-        for record in records:
+        for record in _first_seeds(records):
             if record.log.get("sensitivity"):
                 yield f"sensitivity-{_file_words(record)}", head_sensitivity(record)
         for key, group in _by_subject(records, with_bits=True).items():
             shown = examples.load(folder, _for_overlay(group))
             if shown:
-                yield f"overlay-{key}", overlay_figure(_spread(shown), _subject_words(group[0]))
+                yield f"overlay-{key}", overlay_figure(_spread(shown), subject_words(group[0]))
 
 
 @contextlib.contextmanager
@@ -83,191 +105,161 @@ def _style() -> Iterator[None]:
 
 def f1_bars(part: Section) -> Figure:
     """F1 by method, a panel for each detector and bit setting; the dashed line is full precision."""
-    panels = _panels(part)
     methods = sorted({row.method for row in _quantized(part)} or {"fp32"}, key=method_rank)
-    figure, axes = _grid(len(panels), width=max(3.4, 0.55 * len(methods) + 1.6), height=3.6)
-    for axis, (title, rows) in zip(axes, panels.items(), strict=False):
-        by_method = {row.method: row for row in rows if row.f1}
-        for place, method in enumerate(methods):
-            row = by_method.get(method)
-            if row is None or row.f1 is None:
-                continue
-            reach = None if row.f1.half_width is None else 100 * row.f1.half_width
-            axis.bar(place, 100 * row.f1.mean, color=colour_of(method), yerr=reach, capsize=3, width=0.75)
-            above = 100 * row.f1.mean + (reach or 0)
-            axis.annotate(
-                f"{100 * row.f1.mean:.1f}",
-                (place, above),
-                (0, 3),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
-            )
-        full = by_method.get("fp32")
-        if full is not None and full.f1 and methods != ["fp32"]:
-            axis.axhline(100 * full.f1.mean, color=colour_of("fp32"), linestyle="--", linewidth=1)
-            axis.set_title(f"{title} (FP32: {100 * full.f1.mean:.1f})", fontsize=10)
-        else:
-            axis.set_title(title, fontsize=10)
-        axis.set_xticks(
-            range(len(methods)), [label_of(method) for method in methods], rotation=40, ha="right"
-        )
-        axis.set(ylabel="F1 (%)", ylim=(0, 108))
+    panels = _panels(part)
+    figure, pairs = _grid(panels, width=max(2.4, 0.37 * len(methods) + 0.6), height=2.7)
+    for axis, panel in pairs:
+        for row in panel.rows:
+            if row.f1 is not None and row.method in methods:
+                _bar(axis, methods.index(row.method), row.method, row.f1)
+        if panel.full is not None and methods != ["fp32"]:
+            axis.axhline(100 * panel.full, color=colour_of("fp32"), linestyle="--", linewidth=1)
+            axis.set_title(f"{panel.title} (FP32: {100 * panel.full:.1f})", fontsize=9.5)
+        below = _is_last_line(axis, panels)
+        names = [label_of(method) if below else "" for method in methods]
+        axis.set_xticks(range(len(methods)), names, rotation=45, ha="right", rotation_mode="anchor")
+        axis.set(xlim=(-0.6, len(methods) - 0.4), ylim=(0, 108))
+        axis.set_ylabel("F1 (%)" if axis.get_subplotspec().is_first_col() else "")
         axis.grid(axis="x", visible=False)
-    figure.suptitle(part.title, fontsize=11)
+    headline(figure, part.title)
     return figure
+
+
+def _bar(axis: Axes, place: int, method: str, f1: Spread) -> None:
+    """A bar with its value above, and the interval over seeds if there are several."""
+    reach = None if f1.half_width is None else 100 * f1.half_width
+    axis.bar(place, 100 * f1.mean, color=colour_of(method), yerr=reach, capsize=2.5, width=0.78)
+    axis.annotate(
+        f"{100 * f1.mean:.1f}",
+        (place, 100 * f1.mean + (reach or 0)),
+        (0, 3),
+        textcoords="offset points",
+        ha="center",
+        fontsize=7,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+    )
 
 
 def lds_against_f1(part: Section) -> Figure:
     """Lane distortion against F1: does the label-free measure predict accuracy?"""
-    return _scatter(
-        part, lambda row: row.lds.mean if row.lds else None, "Lane Distortion Score (px)", log=False
-    )
+    return _scatter(part, lambda row: row.lds, "Lane Distortion Score (px)", log=False)
 
 
 def time_against_f1(part: Section) -> Figure:
     """Seconds of ranges and reconstruction against F1; upper left is best."""
-    return _scatter(part, lambda row: row.reconstruction_s, "ranges and reconstruction (s)", log=True)
+    return _scatter(
+        part,
+        lambda row: None if row.reconstruction_s is None else Spread(row.reconstruction_s, None),
+        "ranges and reconstruction (s)",
+        log=True,
+    )
 
 
-def _scatter(part: Section, x_of, x_label: str, log: bool) -> Figure:
+def _scatter(part: Section, x_of: Callable[[Row], Spread | None], x_label: str, log: bool) -> Figure:
+    """A point a method; bars are the intervals over seeds."""
     panels = _panels(part)
-    figure, axes = _grid(len(panels), width=3.9, height=3.4)
-    for axis, (title, rows) in zip(axes, panels.items(), strict=False):
-        for row in rows:
+    figure, pairs = _grid(panels, width=2.9, height=2.6)
+    for axis, panel in pairs:
+        for row in panel.rows:
             x = x_of(row)
-            if row.f1 is None or x is None or row.method == "fp32":
-                continue
-            axis.scatter(
-                x,
-                100 * row.f1.mean,
-                color=colour_of(row.method),
-                marker=marker_of(row.method),
-                s=70,
-                edgecolor="black",
-                linewidth=0.5,
-                zorder=3,
-            )
-        full = next((row.f1.mean for row in rows if row.method == "fp32" and row.f1), None)
-        if full is not None:
-            axis.axhline(100 * full, color=colour_of("fp32"), linestyle="--", linewidth=1)
-        if log:
-            axis.set_xscale("log")
-            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.xaxis.set_minor_formatter(NullFormatter())
+            if row.f1 is not None and x is not None and row.method != "fp32":
+                _point(axis, row.method, x, row.f1)
+        if panel.full is not None:
+            axis.axhline(100 * panel.full, color=colour_of("fp32"), linestyle="--", linewidth=1)
         axis.margins(0.12)
-        axis.set_title(title, fontsize=10)
-        axis.set(xlabel=x_label, ylabel="F1 (%)")
-    methods = sorted({row.method for row in _quantized(part)}, key=method_rank)
-    _legend(figure, methods)
-    figure.suptitle(part.title, fontsize=11)
+        if log:
+            _log_axis(axis)
+        axis.set_xlabel(x_label if _is_last_line(axis, panels) else "", fontsize=9)
+        axis.set_ylabel("F1 (%)" if axis.get_subplotspec().is_first_col() else "")
+    _legend(figure, sorted({row.method for row in _quantized(part)}, key=method_rank))
+    headline(figure, part.title)
     return figure
 
 
-def category_heat_map(records: Sequence[Record]) -> Figure:
-    """F1 of each category by method and bits; for ``cross``, which has no lanes, false positives a frame."""
-    ordered = sorted(
-        records, key=lambda r: (-r.cell["w_bits"], -r.cell["a_bits"], method_rank(r.cell["method"]))
+def _point(axis: Axes, method: str, x: Spread, f1: Spread) -> None:
+    reach = [None if one.half_width is None else scale * one.half_width for one, scale in ((x, 1), (f1, 100))]
+    axis.errorbar(
+        x.mean, 100 * f1.mean, xerr=reach[0], yerr=reach[1], color="#666666", linewidth=0.8, zorder=2
     )
-    rows: dict[str, list[Record]] = defaultdict(list)
-    for record in ordered:
-        bits = "" if record.cell["method"] == "fp32" else f" W{record.cell['w_bits']}A{record.cell['a_bits']}"
-        rows[label_of(record.cell["method"]) + bits].append(record)
-    results = [record.result for record in records if record.result is not None]
-    names = [name for name in results[0].categories if name != "cross"]
-    values = np.array([[_mean_f1(group, name) for name in names] for group in rows.values()], dtype=float)
-    figure, axis = plt.subplots(figsize=(1.1 + 0.85 * (len(names) + 2), 1.6 + 0.36 * len(rows)))
-    sns.heatmap(
-        100 * values,
-        annot=True,
-        fmt=".1f",
-        cmap="cividis",
-        ax=axis,
-        xticklabels=names,
-        yticklabels=list(rows),
-        cbar_kws={"label": "F1 (%)"},
-        annot_kws={"fontsize": 8},
-        linewidths=0.5,
+    axis.scatter(
+        x.mean,
+        100 * f1.mean,
+        color=colour_of(method),
+        marker=marker_of(method),
+        s=55,
+        edgecolor="black",
+        linewidth=0.5,
+        zorder=3,
     )
-    axis.tick_params(axis="y", rotation=0)
-    axis.tick_params(axis="x", rotation=30)
-    axis.set_title(f"{_subject_words(records[0], bits=False)}: F1 by category", fontsize=11)
-    return figure
 
 
-def _mean_f1(group: Sequence[Record], category: str) -> float:
-    values = [r.result.categories[category].f1 for r in group if r.result is not None]
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else float("nan")
+def _log_axis(axis: Axes) -> None:
+    """A logarithmic x axis whose few ticks are plain numbers."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(FixedLocator(log_ticks(*axis.get_xlim())))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
 
 
-def head_sensitivity(record: Record) -> Figure:
-    """Sensitivity of each head over the iterations, and below it when each head was in the active set."""
-    entries = record.log["sensitivity"]
-    iterations = [entry["iteration"] for entry in entries]
-    heads = list(entries[0]["scores"])
-    palette = dict(zip(heads, sns.color_palette("colorblind", len(heads)), strict=True))
-    figure, (upper, lower) = plt.subplots(
-        2, 1, figsize=(6.4, 3.4 + 0.28 * len(heads)), sharex=True, height_ratios=[3, 0.35 + 0.35 * len(heads)]
-    )
-    # entries between two measurements hold predicted scores: they changed the active set, but nobody measured them
-    measured = [entry for entry in entries if entry.get("measured", True)]
-    times = [entry["iteration"] for entry in measured]
-    for head in heads:
-        scores = [entry["scores"].get(head) for entry in measured]
-        upper.plot(times, scores, color=palette[head], marker="o", markersize=4, label=head)
-    upper.set(ylabel="sensitivity (px)")
-    upper.set_ylim(bottom=0)
-    upper.legend(title="head", fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    ends = [*iterations[1:], max(iterations[-1] + 1, record.log.get("iterations") or 0)]
-    for place, head in enumerate(heads):
-        for entry, end in zip(entries, ends, strict=True):
-            if head in entry["active"]:
-                start = entry["iteration"]
-                lower.barh(place, max(end - start, 0), left=start, color=palette[head], height=0.6)
-    lower.set_yticks(range(len(heads)), heads)
-    lower.set_ylim(len(heads) - 0.5, -0.5)
-    lower.set(xlabel="iteration", ylabel="active")
-    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
-    lower.grid(axis="y", visible=False)
-    figure.suptitle(f"{_subject_words(record)}: {label_of(record.cell['method'])}", fontsize=11)
-    return figure
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two positive ones: as many as a small logarithmic axis has room for."""
+    if high / low < 5:
+        return [float(tick) for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
+    steps = (1, 2, 5) if high / low < 80 else (1, 3) if high / low < 1000 else (1,)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [step * 10.0**k for k in decades for step in steps if low <= step * 10.0**k <= high]
 
 
-def _panels(part: Section) -> dict[str, list[Row]]:
-    """Rows by detector and bit setting; full precision belongs to each panel of its detector."""
-    panels: dict[str, list[Row]] = defaultdict(list)
-    for row in part.rows:
-        if row.method != "fp32":
-            panels[f"{_detector_words(row)} {row.bits}"].append(row)
-    for row in part.rows:
-        if row.method != "fp32":
-            continue
-        own = [
-            rows
-            for rows in panels.values()
-            if rows[0].detector == row.detector and rows[0].variant == row.variant
-        ]
-        for rows in own or [panels[_detector_words(row)]]:
-            rows.append(row)
-    return dict(panels)
+def _is_last_line(axis: Axes, panels: list[list[Panel | None]]) -> bool:
+    """Whether nothing is drawn below this axis."""
+    place = axis.get_subplotspec()
+    below = [line[place.colspan.start] for line in panels[place.rowspan.stop :]]
+    return not any(below)
+
+
+def _panels(part: Section) -> list[list[Panel | None]]:
+    """The panels of a figure by line and column: a line a detector, or up to four detectors side by side.
+
+    Full precision belongs to each panel of its detector; None where a detector has no such bit setting.
+    """
+    detectors = list(dict.fromkeys(_detector_words(row) for row in part.rows))
+    bits = list(dict.fromkeys(row.bits for row in _quantized(part))) or ["FP32"]
+
+    def panel(detector: str, setting: str) -> Panel | None:
+        own = [row for row in part.rows if _detector_words(row) == detector]
+        rows = [row for row in own if row.bits in (setting, "FP32")]
+        measured = any(row.bits == setting for row in rows)
+        return Panel(f"{detector} {setting}", rows) if measured else None
+
+    lines = [[panel(detector, setting) for setting in bits] for detector in detectors]
+    side_by_side = 1 < len(detectors) <= MOST_COLUMNS
+    return [list(line) for line in zip(*lines, strict=True)] if side_by_side else lines
 
 
 def _detector_words(row: Row) -> str:
     return row.detector if row.variant == "synthetic" else f"{row.detector} {row.variant}"
 
 
-def _grid(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    columns = min(count, 3 if width < 4.2 else 2)
-    lines = -(-count // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(width * columns, height * lines + 0.5), squeeze=False
-    )
-    for axis in axes.flat[count:]:
-        axis.set_visible(False)
-    return figure, list(axes.flat[:count])
+def _grid(
+    panels: list[list[Panel | None]], width: float, height: float
+) -> tuple[Figure, list[tuple[Axes, Panel]]]:
+    """A figure with an axis a panel; only the outer ones of the grid are labelled by the caller's labels."""
+    lines, columns = len(panels), len(panels[0])
+    size = (max(MIN_WIDTH, width * columns), height * lines + 0.7)
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False)
+    pairs = []
+    for axis, panel in zip(axes.flat, (panel for line in panels for panel in line), strict=True):
+        axis.set_visible(panel is not None)
+        if panel is not None:
+            axis.set_title(panel.title, fontsize=10)
+            pairs.append((axis, panel))
+    return figure, pairs
+
+
+def headline(figure: Figure, words: str) -> None:
+    """The title above a figure, in as many lines as its width asks for."""
+    letters = int(figure.get_figwidth() * LETTERS_PER_INCH)
+    figure.suptitle(textwrap.fill(words, letters), fontsize=11)
 
 
 def _legend(figure: Figure, methods: Sequence[str]) -> None:
@@ -315,12 +307,6 @@ def _subject_key(record: Record, with_bits: bool) -> str:
     return "-".join([*words, f"w{cell['w_bits']}a{cell['a_bits']}"] if with_bits else words)
 
 
-def _subject_words(record: Record, bits: bool = True) -> str:
-    cell = record.cell
-    width = f" W{cell['w_bits']}A{cell['a_bits']}" if bits and cell["method"] != "fp32" else ""
-    return f"{cell['detector']} {cell['variant']} on {cell['dataset']}{width}"
-
-
 def _file_words(record: Record) -> str:
     cell = record.cell
     return f"{_subject_key(record, True)}-{cell['method']}-seed{cell['seed']}"
@@ -333,6 +319,14 @@ def _for_overlay(group: Sequence[Record]) -> list[Record]:
         if record.cell["method"] in OVERLAY_METHODS:
             shown.setdefault(record.cell["method"], record)
     return list(shown.values()) or list(group)[:4]
+
+
+def _first_seeds(records: Sequence[Record]) -> list[Record]:
+    """Of the seeds of one setting the first."""
+    first: dict[tuple[str, str], Record] = {}
+    for record in sorted(records, key=lambda r: r.cell["seed"]):
+        first.setdefault((_subject_key(record, True), record.cell["method"]), record)
+    return list(first.values())
 
 
 def _spread(shown: list[examples.Example]) -> list[examples.Example]:

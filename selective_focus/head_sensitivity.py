@@ -15,6 +15,7 @@ from selective_focus.detector import Heads, LaneDetector
 from selective_focus.lane_distortion import (
     Lanes,
     Norm,
+    Reduction,
     RowLanes,
     lane_distortion_scores,
     mean_distortion,
@@ -34,6 +35,7 @@ def head_sensitivity(
     reference_lanes: Sequence[Lanes] | None = None,
     image_size: tuple[int, int] | None = None,
     norm: Norm = "l1",
+    reduction: Reduction = "mean",
     delta: float | None = None,
     row_step: float | None = None,
 ) -> dict[str, float]:
@@ -50,7 +52,7 @@ def head_sensitivity(
 
     reference_lanes: P(O) of the N images, decoded or, to save their preparation as well, sampled on rows.
     image_size: (H, W) of the frame in which pixels are counted; None is the detector's own.
-    norm, delta, row_step: see ``lane_distortion_score``.
+    norm, reduction, delta, row_step: see ``lane_distortion_score``.
 
     Costs one decode of the batch a head, and one for each of P(O) (unless given) and P(E) (leave-one-out
     only). Swapping keeps the order of proposals, so heads of one proposal stay aligned. Raises ValueError
@@ -70,7 +72,13 @@ def head_sensitivity(
 
         def distortion(heads: Heads) -> float:
             scores = lane_distortion_scores(
-                reference, lanes_of(heads), frame, norm=norm, delta=delta, row_step=row_step
+                reference,
+                lanes_of(heads),
+                frame,
+                norm=norm,
+                reduction=reduction,
+                delta=delta,
+                row_step=row_step,
             )
             return mean_distortion(scores).score
 

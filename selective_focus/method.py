@@ -14,7 +14,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from math import inf
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -23,11 +24,15 @@ from selective_focus.detector import Heads, LaneDetector
 from selective_focus.focus import Normalisation, broadcasts, focused_loss, head_scale, without_focus
 from selective_focus.head_sensitivity import Mode, head_sensitivity
 from selective_focus.job import QuantizationJob, heads_of, named_seed
+from selective_focus.lane_distortion import REFERENCE_SIZE, Norm, Reduction
 from selective_focus.methods import Method
 from selective_focus.quantization.config import ConfigurationError
 from selective_focus.quantization.layers import activation_quantizers
 from selective_focus.quantization.reconstruct import Learnable, dropping, optimise
 from selective_focus.selection import Interpolation, SensitivityAwareSelection
+from selective_focus.start import Start, start_from
+
+_CHOICES: dict[str, Any] = {"sensitivity": Mode, "lds_norm": Norm, "lds_reduction": Reduction, "start": Start}
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,14 @@ class SelectiveFocusOptions:
     focus, selection: the two halves of the method; False for the ablations.
     measure_every, measure_images: T iterations between measurements of sensitivity, on m calibration images.
     sensitivity, sensitivity_alpha: "swap-one" or "leave-one-out", and the share of the error that is swapped in.
+    lds_norm, lds_reduction, lds_delta: the distortion that sensitivity measures, see ``lane_distortion_score``;
+        lds_delta in pixels of a frame 1640 wide.
     interpolation: scores between measurements, "linear" or "hold".
     share, top_k, hysteresis, dropped_weight: the rule of selection, see ``SensitivityAwareSelection``.
     epsilon: background weight of confidence heads.
     normalisation: scale of a head's loss, "variance", "channels" or "none".
     soft_focus, focus_threshold: the foreground as it is, or cut at a threshold.
+    start, start_iterations: from where the heads' reconstruction starts, see ``start_from``.
     """
 
     focus: bool = True
@@ -50,6 +58,9 @@ class SelectiveFocusOptions:
     measure_images: int = 16
     sensitivity: Mode = "swap-one"
     sensitivity_alpha: float = 1.0
+    lds_norm: Norm = "l1"
+    lds_reduction: Reduction = "mean"
+    lds_delta: float | None = None
     interpolation: Interpolation = "linear"
     share: float = 0.03
     top_k: int | None = None
@@ -59,15 +70,23 @@ class SelectiveFocusOptions:
     normalisation: Normalisation = "variance"
     soft_focus: bool = True
     focus_threshold: float = 0.5
+    start: Start = "ranges"
+    start_iterations: int | None = None
 
     def __post_init__(self) -> None:
         try:
             self.selector(["any"])
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"selective-focus: {error}") from error
-        if self.sensitivity not in get_args(Mode):
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigurationError(
+                    f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(choices))}"
+                )
+        delta, iterations = self.lds_delta, self.start_iterations
+        if (delta is not None and not 0 < delta < inf) or (iterations is not None and iterations < 1):
             raise ConfigurationError(
-                f"sensitivity={self.sensitivity!r}: expected one of {', '.join(get_args(Mode))}"
+                f"lds_delta={delta}, start_iterations={iterations}: expected none, or pixels above 0 and at least 1"
             )
         if self.measure_images < 1 or not 0 < self.sensitivity_alpha <= 1 or self.epsilon < 0:
             raise ConfigurationError(
@@ -103,6 +122,8 @@ class HeadReconstruction:
             for name, head in self.reference.items()
         }
         self.selection = options.selector(list(self.reference))
+        width = job.detector.image_size[1] / REFERENCE_SIZE[1]
+        self.lds_delta = None if options.lds_delta is None else options.lds_delta * width
         self.measuring_s = 0.0
 
     def step_loss(self, index: Tensor, step: int) -> Tensor:
@@ -148,6 +169,9 @@ class HeadReconstruction:
             quantized,
             mode=self.options.sensitivity,
             alpha=self.options.sensitivity_alpha,
+            norm=self.options.lds_norm,
+            reduction=self.options.lds_reduction,
+            delta=self.lds_delta,
         )
         self.selection.measured(step, scores)
         self.measuring_s += time.perf_counter() - started
@@ -193,13 +217,12 @@ def run(job: QuantizationJob) -> None:
 
 
 def reconstruct_heads(job: QuantizationJob, unit: HeadReconstruction) -> None:
-    """Ranges by search; then all roundings and step sizes together, by the loss of ``unit``."""
+    """Ranges by search, or another start; then all roundings and step sizes together, by the loss of ``unit``."""
     options, settings = unit.options, job.reconstruction
     if settings.unit != "network":
         raise ConfigurationError(f"{job.log.method}: unit={settings.unit!r}: expected 'network'")
-    job.quantize_weights()
-    job.calibrate_activations()
-    learnable = Learnable.of(job.model, weights=True, scales=True)
+    start_from(job, options.start, options.start_iterations)
+    learnable = Learnable.of(job.model, weights=True, scales=True, go_on=options.start in ("layer", "block"))
     if not learnable:
         return
 

@@ -37,7 +37,9 @@ def test_imports_point_one_way(package: str) -> None:
 
 
 def test_a_detector_imports_no_other() -> None:
-    folders = [p for p in (ROOT / "lane_models").iterdir() if (p / "__init__.py").is_file() and p.name != "backbones"]
+    folders = [
+        p for p in (ROOT / "lane_models").iterdir() if (p / "__init__.py").is_file() and p.name != "backbones"
+    ]
     for folder in folders:
         others = {f"lane_models.{o.name}" for o in folders if o != folder}
         for file in folder.rglob("*.py"):

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import lane_models
-from baselines.bias_correction import mean_outputs, shift_bias
 from selective_focus import Heads, LaneDetector
+from selective_focus.quantization.bias import mean_outputs, shift_bias
 
 PRIORS = ("laneatt", "clrnet")
 

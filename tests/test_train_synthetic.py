@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from bench.model_card import real_frames
 from bench.train import TrainingConfig
 from datasets.errors import DatasetError
+from lane_models import WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,9 +32,20 @@ def script() -> ModuleType:
 
 def test_the_plain_command_is_the_shipped_run(script: ModuleType) -> None:
     given = script._parser().parse_args(["--detector", "laneatt"])
-    assert (given.steps, given.frames, given.seed, given.threads) == (5000, 10000, 0, 2)
+    assert (given.frames, given.seed, given.threads) == (10000, 0, None)
     assert (given.real, given.out) == (None, None)
     assert script.training_config(given) == TrainingConfig("laneatt")
+    given = script._parser().parse_args(["--detector", "clrnet", "--steps", "7"])
+    assert (script.training_config(given).steps, script.training_config(given).learning_rate) == (7, 6e-3)
+
+
+def test_recipes_are_those_of_the_shipped_weights(script: ModuleType) -> None:
+    for name, recipe in script.RECIPES.items():
+        with safe_open(WEIGHTS / f"{name}_synthetic.safetensors", "pt") as weights:
+            facts = json.loads(weights.metadata()["training"])
+        assert facts["steps"] == f"{recipe['steps']} of 16 frames"
+        assert f"({script.THREADS.get(name, 1)} threads, cpu" in facts["seconds"]
+        assert facts["optimizer"].startswith(f"AdamW, {recipe['learning_rate']} with cosine")
 
 
 def test_real_frames_are_measured_on_request_only(script: ModuleType, tmp_path: Path) -> None:

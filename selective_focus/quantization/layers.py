@@ -20,6 +20,7 @@ from selective_focus.quantization.rounding import (
     soft_weight,
     straight_through_weight,
     unsettled_share,
+    v_of_rounded,
 )
 
 
@@ -178,14 +179,21 @@ class QuantizedLayer(nn.Module):
         """Put the float weight back (its grid is kept)."""
         weight_of(self.layer).data.copy_(self.float_weight)
 
-    def learn_rounding(self) -> nn.Parameter | None:
-        """Start to learn up or down for every weight; None where the weight is not quantized."""
+    def learn_rounding(self, go_on: bool = False) -> nn.Parameter | None:
+        """Start to learn up or down for every weight; None where the weight is not quantized.
+
+        Args:
+            go_on: start from the rounding that the weight has now, not from the nearest one.
+        """
         grid = self.weight_grid
         if grid is None:
             return None
         rows = self.rows(self.float_weight)
         self._floor = floor_codes(rows, grid)
-        self.rounding = nn.Parameter(initial_v(rows, grid))
+        v = initial_v(rows, grid)
+        if go_on:
+            v = v_of_rounded(v, self.rows(weight_of(self.layer)).detach(), self._floor, grid)
+        self.rounding = nn.Parameter(v)
         return self.rounding
 
     def prepare_step(self, rounding: Rounding) -> None:

@@ -27,13 +27,17 @@ class Learnable:
     log_scales: list[nn.Parameter] = field(default_factory=list)
 
     @staticmethod
-    def of(unit: nn.Module, *, weights: bool, scales: bool) -> Learnable:
-        """Start to learn in ``unit`` (itself a quantized layer, or anything that holds some)."""
+    def of(unit: nn.Module, *, weights: bool, scales: bool, go_on: bool = False) -> Learnable:
+        """Start to learn in ``unit`` (itself a quantized layer, or anything that holds some).
+
+        Args:
+            go_on: start from the roundings that the weights have now, not from the nearest ones.
+        """
         layers = list(quantized_layers(unit).values())
         quantizers = [q for q in activation_quantizers(unit).values() if q.enabled and q.calibrated]
         found = Learnable(layers, quantizers)
         if weights:
-            found.roundings = [v for layer in layers if (v := layer.learn_rounding()) is not None]
+            found.roundings = [v for layer in layers if (v := layer.learn_rounding(go_on)) is not None]
         if scales:
             for quantizer in quantizers:
                 quantizer.log_scale.requires_grad_(True)

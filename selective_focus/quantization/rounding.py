@@ -35,6 +35,15 @@ def initial_v(w: Tensor, grid: Grid) -> Tensor:
     return -torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1)
 
 
+def v_of_rounded(v: Tensor, rounded: Tensor, floor: Tensor, grid: Grid) -> Tensor:
+    """V that decides as ``rounded`` (a weight on the grid) did: mirrored about h = 1/2 where ``v`` decides otherwise.
+
+    h(-V) = 1 - h(V), so a weight stays as far from being undecided as its fraction makes it.
+    """
+    differs = (hard_weight(v, floor, grid) - rounded).abs() > along_first(grid.scale, v) / 2
+    return torch.where(differs, torch.where(v >= 0, -v - 1e-6, -v), v)
+
+
 def _weight(up: Tensor, floor: Tensor, grid: Grid) -> Tensor:
     zero_point = along_first(grid.zero_point, floor)
     clipped = torch.clamp(floor + up, grid.qmin - zero_point, grid.qmax - zero_point)
