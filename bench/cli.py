@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ from bench.errors import (
     bad_input_errors,
     one_line,
 )
+from bench.helpers import helping
 from bench.metrics.culane import WIDTH
 from bench.metrics.score import score_folders
 from bench.profile import DATASETS, Profile, load_profile, profile_names
@@ -54,6 +56,10 @@ LimitOption = Annotated[
     int | None, typer.Option("--limit", help="At most so many test frames, drawn with seed 0.")
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", help="Processes that share the cells, each with its part of the cores."),
+]
 
 
 @app.command("list")
@@ -93,6 +99,7 @@ def run_profile(
     frames_per_category: Annotated[int | None, typer.Option(help="At most so many of each category.")] = None,
     limit: LimitOption = None,
     device: DeviceOption = None,
+    workers: WorkersOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: profile or data set.")] = None,
     results: ResultsOption = RUNS,
     plot_too: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the plots at the end.")] = True,
@@ -113,6 +120,7 @@ def run_profile(
         frames_per_category=frames_per_category,
         limit=limit,
         device=device,
+        workers=workers,
         name=name or (dataset if dataset not in (None, "synthetic") else None),
     )
     _run(chosen, results, plot_too)
@@ -126,6 +134,7 @@ def run_culane(
     calibration_images: CalibrationOption = None,
     limit: LimitOption = None,
     device: DeviceOption = None,
+    workers: WorkersOption = None,
     name: NameOption = "culane",
     results: ResultsOption = RUNS,
 ) -> None:
@@ -140,6 +149,7 @@ def run_culane(
         calibration_images=calibration_images,
         limit=limit,
         device=device,
+        workers=workers,
         name=name,
     )
     chosen, notes = profile_for_folder(base)
@@ -159,6 +169,7 @@ def run_ablation(
     calibration_images: CalibrationOption = None,
     limit: LimitOption = None,
     device: DeviceOption = None,
+    workers: WorkersOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the profile's.")] = None,
     results: ResultsOption = RUNS,
 ) -> None:
@@ -172,6 +183,7 @@ def run_ablation(
         calibration_images=calibration_images,
         limit=limit,
         device=device,
+        workers=workers,
         name=name,
     )
     chosen = ablate.with_grids(base, list(base.grids) if grids == "all" else _words(grids) or [])
@@ -251,7 +263,9 @@ def _run(profile: Profile, results: Path, plot_too: bool) -> None:
     folder = RunFolder(results / profile.name)
     console = _console()
     with ConsoleListener(console) as listener:
-        records = run(profile, folder, standard_parts(), listener)
+        records = run(
+            profile, folder, standard_parts(), listener, partial(helping, profile, folder, profile.workers)
+        )
     _show(folder, console)
     console.print(listener.summary(), markup=False, highlight=False)
     if plot_too:

@@ -25,13 +25,13 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30),
         "device": device_name(device),
+        "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
     }
     words = " | ".join(str(value) for value in machine.values())
     return {
         **machine,
         "machine": hashlib.sha256(words.encode()).hexdigest()[:12],
-        "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "packages": versions(),
         "commit": _commit(),

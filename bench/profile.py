@@ -59,6 +59,8 @@ class Profile(BaseModel):
     input_cache_mb: int = Field(default=3000, ge=0)
     """Network inputs of the test frames are kept in memory up to this size; beyond it they are read again."""
     cell_timeout_s: float | None = Field(default=None, gt=0)
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that share the cells, each with its part of the cores; no part of a cell's identity."""
     device: str = "cpu"
 
     @field_validator("bits")

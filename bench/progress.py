@@ -33,7 +33,6 @@ class ConsoleListener:
         self._cells: TaskID | None = None
         self._frames: TaskID | None = None
         self._cell: Cell | None = None
-        self._began = 0.0
         self._phase_began: float | None = None
         self._first_step = 0
         self._steps = 0
@@ -41,7 +40,8 @@ class ConsoleListener:
         self._total = 0
         self._finished = 0
         self._reused = 0
-        self._seconds: list[float] = []
+        self._ends: list[float] = []
+        """When measuring began and when each cell was done, by whichever process."""
 
     def __enter__(self) -> ConsoleListener:
         self._bars.start()
@@ -63,6 +63,7 @@ class ConsoleListener:
 
     def planned(self, cells: int) -> None:
         self._total = cells
+        self._ends.append(time.monotonic())
         if self._rendering is not None:
             self._bars.remove_task(self._rendering)
         self._cells = self._bars.add_task("cells", total=cells, left="")
@@ -70,7 +71,6 @@ class ConsoleListener:
 
     def started(self, cell: Cell) -> None:
         self._cell = cell
-        self._began = time.monotonic()
         self._phase_began = None
         if self._frames is not None:
             self._bars.reset(self._frames, total=None, description=cell.label, left="")
@@ -102,7 +102,7 @@ class ConsoleListener:
         self._finished += 1
         self._reused += reused
         if not reused:
-            self._seconds.append(time.monotonic() - self._began)
+            self._ends.append(time.monotonic())
             self._console.print(
                 f"[{self._finished}/{self._total}] {describe(record)}{self._left()}",
                 markup=False,
@@ -121,10 +121,10 @@ class ConsoleListener:
     def _left(self) -> str:
         """A rough guess: the cells to come cost what the last three did (reconstruction comes last)."""
         remaining = self._total - self._finished
-        if not remaining or not self._seconds:
+        if not remaining or len(self._ends) < 2:
             return ""
-        recent = self._seconds[-3:]
-        return f", about {duration(remaining * sum(recent) / len(recent))} left"
+        recent = self._ends[-4:]
+        return f", about {duration(remaining * (recent[-1] - recent[0]) / (len(recent) - 1))} left"
 
 
 def describe(record: Record) -> str:

@@ -13,6 +13,7 @@ import traceback
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -107,36 +108,60 @@ class Subject:
         return self._calibration
 
 
-def run(profile: Profile, folder: RunFolder, parts: Parts, listener: Listener) -> list[Record]:
+def run(
+    profile: Profile,
+    folder: RunFolder,
+    parts: Parts,
+    listener: Listener,
+    helpers: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    since: str | None = None,
+) -> list[Record]:
     """Runs every cell of the profile that has no finished record yet; gives all records in table order.
 
     A cell that fails is recorded with its reason and the others go on. Bad input (a data set, checkpoint or
     option that cannot be used) is raised, so a wrong path never becomes a score. KeyboardInterrupt is recorded
     and raised. Options, data and every checkpoint are looked at before the first cell; a run that ends without a
-    record leaves no folder.
+    record leaves no folder. Other processes may run the same profile in the same folder: they share the cells.
+
+    helpers: processes that take part, started when all inputs have been looked at.
+    since: outcomes of other processes count from this time on (default: now), failures included.
     """
+    since = since or _now()
     for method, bits, _ in combinations(profile, parts.learns):
         parts.resolve_options(profile.method_of(method), bits, profile.options_of(method))
-    records: list[Record] = []
     with folder.prepared():
         data = parts.load_data(profile, listener.rendered)
         built = [parts.build(name, profile) for name in profile.detectors]
         plans = [plan(profile, detector, weights, data, parts) for detector, weights in built]
         listener.planned(sum(map(len, plans)))
         examples.keep_frames(data, folder)
-        for cells in plans:
-            detector, _ = built.pop(0)
-            detector.model.to(profile.device)
-            subject = Subject(detector, data, profile, folder, listener)
-            for cell in cells:
-                record = folder.done(cell.key)
-                reused = record is not None
-                if record is None:
-                    listener.started(cell)
-                    record = run_cell(cell, subject, parts, folder)
-                records.append(record)
-                listener.finished(record, reused)
-    return records
+        ready = {cell.key for cells in plans for cell in cells if folder.done(cell.key)}
+        records: dict[str, Record] = {}
+        with helpers():
+            for wait in (False, True):  # first what nobody is at; then what the others have not finished
+                for (detector, _), cells in zip(built, plans, strict=True):
+                    detector.model.to(profile.device)
+                    subject = Subject(detector, data, profile, folder, listener)
+                    for cell in (cell for cell in cells if cell.key not in records):
+                        record = _take(cell, subject, parts, folder, since, wait)
+                        if record is not None:
+                            records[cell.key] = record
+                            listener.finished(record, reused=cell.key in ready)
+    return [records[cell.key] for cells in plans for cell in cells]
+
+
+def _take(
+    cell: Cell, subject: Subject, parts: Parts, folder: RunFolder, since: str, wait: bool
+) -> Record | None:
+    """The record of a cell, run here unless it has one; None while another process is at it and we do not wait."""
+    with folder.claimed(cell.key, wait) as mine:
+        if not mine:
+            return None
+        record = folder.done(cell.key) or folder.attempted(cell.key, since)
+        if record is None:
+            subject.listener.started(cell)
+            record = run_cell(cell, subject, parts, folder)
+    return record
 
 
 def combinations(profile: Profile, learns: Callable[[str], bool]) -> list[tuple[str, str, int]]:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import StoreError
 from bench.whole_file import cannot_write, write_whole
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 RUNS = Path("results/runs")
 SCHEMA = 1
@@ -101,6 +107,7 @@ class RunFolder:
         self.path = path
         self.records_path = path / "records"
         self.set_aside: list[Path] = []
+        self._claims: BinaryIO | None = None
 
     def prepare(self) -> None:
         """Makes the folder and proves that it can be written. Raises StoreError with one line otherwise."""
@@ -142,6 +149,41 @@ class RunFolder:
         path = self.records_path / f"{key}.json"
         record = self._read(path) if path.is_file() else None
         return record if record is not None and record.status == "done" else None
+
+    def attempted(self, key: str, since: str) -> Record | None:
+        """The record of a cell, whatever its outcome, if it was written at the time ``since`` (ISO, UTC) or later."""
+        path = self.records_path / f"{key}.json"
+        record = self._read(path) if path.is_file() else None
+        return record if record is not None and record.finished >= since else None
+
+    @contextlib.contextmanager
+    def claimed(self, key: str, wait: bool) -> Iterator[bool]:
+        """Keeps other processes away from a cell inside the block; False when one of them is at it.
+
+        A lock on one byte of a file, which the system takes back when the process ends, however it ends. Where there
+        are no such locks (Windows), every process runs every cell: the records are the same.
+
+        wait: until the other process has finished or ended.
+        """
+        if fcntl is None:
+            yield True
+            return
+        if self._claims is None:
+            self._claims = (self.path / "claims.lock").open("ab")
+        place = int(key[:12], 16)
+        try:
+            fcntl.lockf(self._claims, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                yield False
+                return
+            raise StoreError(
+                f"{self.path}: cells cannot be claimed on this disk ({error.strerror})"
+            ) from error
+        try:
+            yield True
+        finally:
+            fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, place)
 
     def records(self) -> list[Record]:
         """Every readable record, by file name. Unreadable ones are set aside (see ``set_aside``)."""

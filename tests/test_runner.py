@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ import torch
 from toy import ToyDetector
 
 from bench.cells import Cell, code_version, digest_of_state, metric_version
+from bench.cli import standard_parts
 from bench.errors import BenchError
 from bench.evaluate import NetworkInputs
+from bench.helpers import Silent, helping
+from bench.profile import load_profile
 from bench.runner import PeakMemory, combinations, reference_key, run
 from bench.store import Record, RunFolder
 from datasets.errors import DatasetError
@@ -265,8 +269,8 @@ def test_interruption_is_recorded_and_the_rest_resumes(folder: RunFolder) -> Non
     assert {cell.method for cell in listener.cells} == {"selective-focus"}
 
 
-def test_a_killed_run_loses_only_the_cell_in_flight(folder: RunFolder) -> None:
-    """A real process, really killed in the middle of its fourth cell."""
+def stuck_process(folder: RunFolder) -> subprocess.Popen[str]:
+    """A real process in the middle of the run's fourth cell, where it stays."""
     here = Path(__file__).parent
     script = (
         "import time, stand_ins\n"
@@ -286,6 +290,11 @@ def test_a_killed_run_loses_only_the_cell_in_flight(folder: RunFolder) -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "in flight"
+    return process
+
+
+def test_a_killed_run_loses_only_the_cell_in_flight(folder: RunFolder) -> None:
+    process = stuck_process(folder)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert [record.status for record in folder.records()] == ["done"] * 3
@@ -293,6 +302,55 @@ def test_a_killed_run_loses_only_the_cell_in_flight(folder: RunFolder) -> None:
     records = run(stand_ins.profile(), folder, stand_ins.parts(), listener)
     assert [record.status for record in records] == ["done"] * 7
     assert {cell.method for cell in listener.cells} == {"selective-focus"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no locks of single bytes")
+def test_processes_share_the_cells_and_finish_those_of_a_killed_one(
+    folder: RunFolder, tmp_path: Path
+) -> None:
+    process = stuck_process(folder)
+    finished: list[Record] = []
+
+    class Killing(stand_ins.Listener):
+        def finished(self, record: Record, reused: bool) -> None:
+            finished.append(record)
+            if len(finished) == 6:  # all but the one that the other process is at
+                assert record.cell["method"] == "selective-focus"
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+
+    listener = Killing()
+    records = run(stand_ins.profile(), folder, stand_ins.parts(), listener)
+    assert [record.status for record in records] == ["done"] * 7
+    assert len(listener.cells) == 4
+    assert listener.cells[-1].key == finished[-1].key == records[3].key
+    alone = execute(RunFolder(tmp_path / "alone"))
+    assert [record.result for record in records] == [record.result for record in alone]
+
+
+def test_what_another_process_failed_at_is_not_tried_again(folder: RunFolder) -> None:
+    def failing(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("no")
+
+    [failed, *_] = [r for r in execute(folder, failing) if r.status == "failed"]
+    assert folder.attempted(failed.key, since=failed.finished) == failed
+    assert folder.attempted(failed.key, since="9999") is None
+
+
+def test_workers_give_the_same_records(tmp_path: Path) -> None:
+    """Real processes and real parts: LaneATT on two frames."""
+    chosen = load_profile(
+        "quick", detectors=["laneatt"], methods=["fp32", "minmax", "omse"], calibration_images=2, limit=2
+    )
+    found = []
+    for workers in (1, 2):
+        folder = RunFolder(tmp_path / str(workers))
+        shared = partial(helping, chosen, folder, workers)
+        records = run(chosen, folder, standard_parts(), Silent(), shared)
+        found.append([(record.key, record.status) for record in records])
+    assert found[0] == found[1]
+    assert {status for _, status in found[0]} == {"done"}
+    torch.set_num_threads(os.cpu_count() or 1)
 
 
 def test_key_changes_with_everything_that_decides(folder: RunFolder) -> None:
