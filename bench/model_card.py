@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from safetensors import safe_open
 
 from bench.metrics.culane import Counts, count_matches
@@ -144,6 +151,7 @@ def write_card(
         "Only on rendered roads (`datasets/synthetic`, split train); no camera frame was used.",
         "",
         *(f"- {name}: {value}" for name, value in facts.items()),
+        *_curve(weights),
         "",
         "## Accuracy in full precision",
         "",
@@ -159,6 +167,30 @@ def write_card(
     path.write_text("\n".join(lines) + "\n")
     report(f"wrote {path}")
     return path
+
+
+def _curve(weights: Path) -> list[str]:
+    """The lines that show the training curve, drawn from NAME_curve.csv beside the weights; none without it."""
+    table = weights.with_name(f"{weights.stem}_curve.csv")
+    if not table.is_file():
+        return []
+    picture = table.with_suffix(".png")
+    figure = draw_curve(pd.read_csv(table, index_col="step"))
+    figure.savefig(picture, dpi=110)
+    plt.close(figure)
+    return ["", f"![Loss by step]({picture.name})", "", f"Loss terms of one batch, by step ({table.name})."]
+
+
+def draw_curve(terms: pd.DataFrame) -> Figure:
+    """Loss terms (columns) by step (index), each as its running mean over what it was measured."""
+    figure, axis = plt.subplots(figsize=(5.2, 2.8), layout="constrained")
+    for name in terms.columns:
+        (line,) = axis.plot(terms.index, terms[name].rolling(8, min_periods=1).mean(), label=name)
+        axis.plot(terms.index, terms[name], color=line.get_color(), alpha=0.25, linewidth=0.8)
+    axis.set(yscale="log", xlabel="step", ylabel="weighted loss")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, frameon=False)
+    return figure
 
 
 LIMITS = (

@@ -46,6 +46,9 @@ from bench.whole_file import whole_file, write_whole
 from selective_focus import LaneDetector
 
 STATE = "training.pt"
+CURVE = "curve.csv"
+"""Every ``REPORT_EVERY`` steps the loss terms of one batch."""
+REPORT_EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,8 @@ def train(
     for step in range(first, last):
         terms = _step(config, detector, loss_module, optimizer, frames, step, device)
         done = step + 1
-        if done % 50 == 0 or done == last:
+        if done % REPORT_EVERY == 0 or done == last:
+            write_curve(out / CURVE, done, terms)
             report(_progress(config, terms, done, first, time.monotonic() - started))
         if done % save_every == 0 or done == last:
             _save(state, config, model, optimizer, TrainingResult(done, before + time.monotonic() - started))
@@ -126,6 +130,15 @@ def batch_of(config: TrainingConfig, frames: Sequence[Example], step: int) -> li
     """The augmented examples of one step: epochs are permutations, everything from (seed, step)."""
     rng = np.random.default_rng([config.seed, 1, step])
     return [augmented(frames[index], rng) for index in _indices(config, len(frames), step)]
+
+
+def write_curve(path: Path, step: int, terms: Mapping[str, float]) -> None:
+    """Add one line to a curve; lines from ``step`` on, of an earlier session that got further, are dropped."""
+    header = ",".join(["step", *terms])
+    lines = path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else []
+    kept = [line for line in lines if int(line.split(",")[0]) < step]
+    new = ",".join([str(step), *(f"{value:.4f}" for value in terms.values())])
+    write_whole(path, "\n".join([header, *kept, new, ""]).encode())
 
 
 def write_weights(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:

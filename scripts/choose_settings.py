@@ -1,10 +1,11 @@
 """Choose a profile's learning rates on the validation split, with the same number of trials for every method.
 
-    python scripts/choose_settings.py [--profile quick] [--bits w3a3] [--detectors laneatt]
+    python scripts/choose_settings.py [--profile quick] [--bits w3a3] [--detectors laneatt,bezierlanenet]
 
 Every learning method of the profile is tried with its own settings and each learning rate of the roundings below;
 everything else stays as the profile has it. Prints a table and writes it to results/runs/choose-PROFILE/settings.csv;
-the rate of highest validation F1 is for a person to write into the profile. Resumable, like every run.
+the rate of highest validation F1 (mean over the detectors) is for a person to write into the profile. Resumable, like
+every run.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import argparse
 import csv
 import io
 import sys
+from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +25,7 @@ from rich.console import Console  # noqa: E402
 
 from bench.cli import standard_parts  # noqa: E402
 from bench.errors import BenchError  # noqa: E402
+from bench.helpers import helping  # noqa: E402
 from bench.profile import Profile, load_profile  # noqa: E402
 from bench.progress import ConsoleListener  # noqa: E402
 from bench.runner import run  # noqa: E402
@@ -65,6 +69,18 @@ def row(rate: float, record: Record) -> dict[str, object]:
     }
 
 
+def best_rates(rows: list[dict[str, object]]) -> dict[str, float]:
+    """For each method the rate of highest validation F1, mean over detectors and bit settings."""
+    found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for one in rows:
+        if one["val_f1"] != "":
+            found[str(one["method"])][float(str(one["weight_lr"]))].append(float(str(one["val_f1"])))
+    return {
+        method: max(rates, key=lambda rate: sum(rates[rate]) / len(rates[rate]))
+        for method, rates in found.items()
+    }
+
+
 def main() -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -73,16 +89,21 @@ def main() -> int:
     parser.add_argument("--profile", default="quick")
     parser.add_argument("--bits", default="w3a3", help="w4a4,w3a3")
     parser.add_argument("--detectors", help="a,b; default: the profile's")
+    parser.add_argument("--workers", type=int, help="processes; default: the profile's")
     given = parser.parse_args()
     detectors = given.detectors.split(",") if given.detectors else None
     try:
-        base = load_profile(given.profile, bits=given.bits.split(","), detectors=detectors)
+        base = load_profile(
+            given.profile, bits=given.bits.split(","), detectors=detectors, workers=given.workers
+        )
         folder = RunFolder(RUNS / f"choose-{base.name}")
         rows = []
         for rate in WEIGHT_RATES:
+            chosen = trial(base, rate)
             with ConsoleListener(Console()) as listener:
+                shared = partial(helping, chosen, folder, base.workers)
                 rows += [
-                    row(rate, record) for record in run(trial(base, rate), folder, standard_parts(), listener)
+                    row(rate, record) for record in run(chosen, folder, standard_parts(), listener, shared)
                 ]
     except (BenchError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -95,6 +116,8 @@ def main() -> int:
     write_whole(folder.path / "settings.csv", text.getvalue().encode())
     for one in rows:
         print("  ".join(f"{name} {value}" for name, value in one.items()))
+    for method, best in best_rates(rows).items():
+        print(f"{method}: weight_lr = {best:g}")
     return 0
 
 

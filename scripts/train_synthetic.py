@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import torch  # noqa: E402
 
 import lane_models  # noqa: E402
 from bench.model_card import Predictions, real_frames, synthetic_frames, write_card  # noqa: E402
-from bench.train import TrainingConfig, train, write_weights  # noqa: E402
+from bench.train import CURVE, TrainingConfig, train, write_weights  # noqa: E402
 from bench.training_frames import SyntheticSource, render_frames  # noqa: E402
 from selective_focus import LaneDetector  # noqa: E402
 
@@ -81,6 +82,7 @@ def train_and_write(given: argparse.Namespace) -> None:
     }
     weights = out / f"{given.detector}_synthetic.safetensors"
     write_weights(detector.model, weights, {"training": json.dumps(facts)})
+    shutil.copyfile(out / CURVE, weights.with_name(f"{weights.stem}_curve.csv"))
     say(f"wrote {weights}")
     write(given, lane_models.build(given.detector, "synthetic", weights), out)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lane_models
-from bench.train import TrainingConfig, batch_of, train, write_weights
+from bench.train import TrainingConfig, batch_of, train, write_curve, write_weights
 from bench.training_frames import (
     Example,
     TrainingError,
@@ -67,6 +67,13 @@ def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     other = trained(tmp_path / "other", replace(CONFIG, seed=1))
     assert not torch.equal(whole["cls_layer.weight"], other["cls_layer.weight"])
+
+
+def test_the_curve_of_a_resumed_run_has_every_step_once(tmp_path: Path) -> None:
+    path = tmp_path / "curve.csv"
+    for step, loss in ((50, 3.0), (100, 2.0), (150, 1.0), (100, 2.5)):  # killed after 150, saved at 50
+        write_curve(path, step, {"loss": loss, "other": 0.5})
+    assert path.read_text() == "step,loss,other\n50,3.0000,0.5000\n100,2.5000,0.5000\n"
 
 
 def test_other_settings_do_not_go_on_from_a_saved_run(tmp_path: Path) -> None:
