@@ -207,8 +207,9 @@ def test_a_curve_that_is_not_a_number_is_drawn_as_the_evaluator_draws_it() -> No
 def test_most_steps_of_a_road_need_no_drawing() -> None:
     strokes = step_strokes(30)
     assert strokes is not None
-    assert not strokes.irregular.any()
-    assert strokes.at_border.any(axis=(1, 2)).all()  # what the table of borders is there for
+    assert (strokes.form == np.arange(len(strokes.form))).all()
+    assert (strokes.form_at >= 0).all()
+    assert (strokes.form_at != strokes.form).any(axis=(1, 2)).all()  # what the table of borders is there for
 
 
 coordinate = st.floats(-300, 2000, allow_nan=False, width=32)

@@ -9,15 +9,17 @@ they share. Such stretches are computed ("walked"), the others are drawn.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from bench.metrics.spline import PixelPaths
-from bench.metrics.step_strokes import LONGEST_STEP, StepStrokes, step_strokes
+from bench.metrics.step_strokes import LONGEST_STEP, UNKNOWN, StepStrokes, step_strokes
 
 Path = npt.NDArray[np.int32]
 """[2, M], x and y."""
@@ -32,6 +34,14 @@ NOWHERE = -(2**14)
 
 MOST_TURNS = 8
 """Turns between up and down beyond which drawing a path is cheaper than joining the runs of its pieces."""
+
+
+class Stretch(NamedTuple):
+    """Part of a lane's path, from one pixel of all paths to another."""
+
+    lane: int
+    first: int
+    last: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +81,16 @@ def draw(paths: PixelPaths, image_size: tuple[int, int], thickness: int) -> Stro
     """Strokes of paths (x, y; no pixel twice in a row) on an image of size (H, W)."""
     strokes = step_strokes(thickness) if image_size[1] <= WIDEST else None
     if strokes is None or min(image_size) <= 4 * strokes.clear:
-        pieces: list[tuple[int, Path]] = []
+        pieces: list[Stretch] = []
+        forms = np.empty(0, dtype=np.int32)
         drawn = [(lane, paths[lane]) for lane in range(len(paths))]
     else:
-        pieces, drawn = _split(paths, image_size, strokes)
+        forms = _forms(paths, image_size, strokes)
+        pieces, drawn = _split(paths, forms)
     layers: list[RunArray] = []
-    lanes = [lane for lane, _ in pieces]
+    lanes = [piece.lane for piece in pieces]
     if strokes is not None and pieces:
-        layers.append(_walked_runs([piece for _, piece in pieces], image_size, strokes))
+        layers.append(_walked_runs(paths, pieces, forms, image_size, strokes))
     for lane, path in drawn:
         if path.shape[1]:
             layers.append(_drawn_runs(path, image_size, thickness))
@@ -88,24 +100,23 @@ def draw(paths: PixelPaths, image_size: tuple[int, int], thickness: int) -> Stro
     order = np.argsort(lane_of, kind="stable")
     runs, lane_of = runs[order], lane_of[order]
     layer_counts = np.bincount(lane_of, minlength=len(paths))
-    for lane in {lane for lane, _ in pieces if layer_counts[lane] > 1}:
+    for lane in {piece.lane for piece in pieces if layer_counts[piece.lane] > 1}:
         _make_disjoint(runs, np.flatnonzero(lane_of == lane))
     areas = np.zeros(len(paths), dtype=np.int64)
     np.add.at(areas, lane_of, (runs[:, 1] - runs[:, 0]).sum(axis=1, dtype=np.int64))
     return Strokes(runs, lane_of, areas, np.diff(paths.bounds) == 0)
 
 
-def _split(
-    paths: PixelPaths, image_size: tuple[int, int], strokes: StepStrokes
-) -> tuple[list[tuple[int, Path]], list[tuple[int, Path]]]:
-    """Stretches to walk, each of one vertical direction, and stretches to draw, each with its lane."""
-    steps = np.diff(paths.pixels, axis=1)
-    unknown = np.flatnonzero(_unknown(paths.pixels[:, :-1], steps, image_size, strokes))
-    vertical = np.flatnonzero(steps[1])
-    falls = steps[1, vertical] > 0
+def _split(paths: PixelPaths, forms: npt.NDArray[np.int32]) -> tuple[list[Stretch], list[tuple[int, Path]]]:
+    """Stretches to walk, each of one vertical direction, and paths to draw, each with its lane."""
+    steps = np.diff(paths.pixels[1])
+    unknown = np.flatnonzero(forms == UNKNOWN)
+    vertical = np.flatnonzero(steps)
+    falls = steps[vertical] > 0
     turned = falls[1:] != falls[:-1]
     turns, before_turns = vertical[1:][turned], vertical[:-1][turned]
-    walked, drawn = [], []
+    walked: list[Stretch] = []
+    drawn: list[tuple[int, Path]] = []
     # A step belongs to the lane of its first pixel; the one from a lane to the next belongs to nobody.
     begins, ends = paths.bounds[:-1], paths.bounds[1:] - 1
     unknown_range = zip(np.searchsorted(unknown, begins), np.searchsorted(unknown, ends), strict=True)
@@ -123,43 +134,47 @@ def _split(
             stretches = [(begin, first), (last, end)]
         for start, stop in stretches:
             cuts = [start, *(bend for bend in bends if start < bend < stop), stop]
-            walked += [(lane, paths.pixels[:, a : b + 1]) for a, b in pairwise(cuts) if b > a]
+            walked += [Stretch(lane, a, b) for a, b in pairwise(cuts) if b > a]
     return walked, drawn
 
 
-def _unknown(
-    start: Path, steps: Path, image_size: tuple[int, int], strokes: StepStrokes
-) -> npt.NDArray[np.bool_]:
-    """[steps], whether the stroke of a step has to be drawn to be known. start, steps: [2, steps]."""
+def _forms(paths: PixelPaths, image_size: tuple[int, int], strokes: StepStrokes) -> npt.NDArray[np.int32]:
+    """[pixels - 1], the form of the stroke from each pixel to the next; UNKNOWN where it has to be drawn."""
+    steps = np.diff(paths.pixels, axis=1)
     long = (steps > LONGEST_STEP) | (steps < -LONGEST_STEP)
-    unknown: npt.NDArray[np.bool_] = np.logical_or(long[0], long[1])
     number = strokes.number(*np.clip(steps, -LONGEST_STEP, LONGEST_STEP))
-    if strokes.irregular.any():
-        unknown |= strokes.irregular[number]
+    forms: npt.NDArray[np.int32] = strokes.form[number]
     height, width = image_size
     clear = strokes.clear
-    (x, y), near = start, np.zeros((2, start.shape[1]), dtype=bool)
+    (x, y), near = paths.pixels[:, :-1], np.zeros(steps.shape, dtype=bool)
     borders = [(0, x), (0, width - 1 - x), (1, y), (1, height - 1 - y)]
     for border, (axis, inside) in enumerate(borders):
         close = np.flatnonzero((inside >= -clear) & (inside <= clear))
         if len(close):
-            unknown[close] |= strokes.at_border[border, inside[close] + clear, number[close]]
+            forms[close] = strokes.form_at[border, inside[close] + clear, number[close]]
             near[axis, close] = True
-    unknown[near.all(axis=0)] = True  # in a corner two borders work together
-    return unknown
+    forms[near.all(axis=0)] = UNKNOWN  # in a corner two borders work together
+    forms[np.logical_or(long[0], long[1])] = UNKNOWN
+    return forms
 
 
-def _walked_runs(pieces: list[Path], image_size: tuple[int, int], strokes: StepStrokes) -> RunArray:
+def _walked_runs(
+    paths: PixelPaths,
+    pieces: Sequence[Stretch],
+    forms: npt.NDArray[np.int32],
+    image_size: tuple[int, int],
+    strokes: StepStrokes,
+) -> RunArray:
     """Runs [pieces, 2, H] of pieces of paths, each of known steps in one vertical direction."""
     height, width = image_size
     clear, radius = strokes.clear, len(strokes.half_widths) // 2
     margin = 2 * clear  # rows above and below the image, so that nothing spills into the next piece
     span = height + 2 * margin
-    x, y = np.concatenate(pieces, axis=1)
-    dx, dy = np.diff(x), np.diff(y)
+    chosen = np.concatenate([np.arange(piece.first, piece.last + 1) for piece in pieces])
+    x, y = paths.pixels[:, chosen]
     x = np.clip(x, -clear, width - 1 + clear)  # nothing shows from further out
     row = np.clip(y, -clear, height - 1 + clear) + margin
-    lengths = np.array([piece.shape[1] for piece in pieces])
+    lengths = np.array([piece.last + 1 - piece.first for piece in pieces])
     row += np.repeat(np.arange(len(pieces), dtype=np.int32) * span, lengths)
     reach = np.stack([-x, x]).astype(np.int16)  # to the left and to the right of column 0
 
@@ -175,14 +190,14 @@ def _walked_runs(pieces: list[Path], image_size: tuple[int, int], strokes: StepS
         np.add(centres[:, k : k + inner.shape[1]], half_width, out=reached)
         np.maximum(inner, reached, out=inner)
 
-    within = np.ones(len(dx), dtype=bool)
+    within = np.ones(len(chosen) - 1, dtype=bool)
     within[np.cumsum(lengths)[:-1] - 1] = False  # from one piece to the next
     step = np.flatnonzero(within)
-    number = strokes.number(dx[step], dy[step])
-    count = strokes.additions[number]
+    form = forms[chosen[step]]
+    count = strokes.additions[form]
     of_step = np.repeat(step, count)
     offset = np.arange(len(of_step)) - np.repeat(np.cumsum(count) - count, count)
-    addition = np.repeat((np.cumsum(strokes.additions) - strokes.additions)[number], count) + offset
+    addition = np.repeat((np.cumsum(strokes.additions) - strokes.additions)[form], count) + offset
     side = strokes.added_side[addition]
     place = side * centres.shape[1] + row[of_step] + strokes.added_row[addition]
     np.maximum.at(discs.reshape(-1), place, reach[side, of_step] + strokes.added_reach[addition])
