@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import FrozenInstanceError
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from road_lanes import road_image
 
-from bench.metrics import culane
+from bench.metrics import culane, routes
 from bench.metrics.culane import (
     Counts,
     count_matches,
@@ -29,11 +30,20 @@ from bench.metrics.culane import (
     similarities,
 )
 from bench.metrics.errors import MetricError
-from bench.metrics.spline import PixelPaths, pixel_paths
+from bench.metrics.routes import strokes_of
+from bench.metrics.spline import pixel_paths
 from bench.metrics.step_strokes import THICKEST, step_strokes
-from bench.metrics.strokes import draw
 
 THRESHOLDS = (0.3, 0.5, 0.75)
+
+
+@pytest.fixture(params=["numpy", "compiled"])
+def route(request: pytest.FixtureRequest) -> Iterator[routes.Route]:
+    """Everything in the test is drawn and compared in one way; both have to give the same."""
+    if request.param == "compiled":
+        pytest.importorskip("numba", reason="numba is not installed: the metric runs on NumPy alone")
+    with routes.going(request.param):
+        yield request.param
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +58,7 @@ def _matrix(case: dict[str, Any]) -> np.ndarray:
     return np.array(rows, dtype=np.float64).reshape(len(case["gt"]), len(case["pred"]))
 
 
+@pytest.mark.usefixtures("route")
 def test_every_golden_case_has_the_counts_of_the_evaluator(golden: dict[str, Any]) -> None:
     totals = [Counts()] * 3
     for case in golden["cases"]:
@@ -59,6 +70,7 @@ def test_every_golden_case_has_the_counts_of_the_evaluator(golden: dict[str, Any
     assert [[c.tp, c.fp, c.fn] for c in totals] == [golden["aggregate_cpp"][str(t)] for t in THRESHOLDS]
 
 
+@pytest.mark.usefixtures("route")
 def test_portable_golden_similarities_are_equal_as_doubles(golden: dict[str, Any]) -> None:
     portable = [case for case in golden["cases"] if case["iou_portable"]]
     assert len(portable) == 150
@@ -86,6 +98,7 @@ def test_a_lane_against_itself_moved_is_hand_checkable() -> None:
     assert count_matches([_moved(lane, 10)], [lane], iou=0.5) == Counts(1, 0, 0)
 
 
+@pytest.mark.usefixtures("route")
 def test_lanes_without_a_curve_count_but_match_nothing() -> None:
     lane = [[100.0, 500.0], [200.0, 400.0], [300.0, 350.0]]
     for stump in ([], [[100.0, 500.0]]):
@@ -97,6 +110,7 @@ def test_lanes_without_a_curve_count_but_match_nothing() -> None:
     assert count_matches([], []) == Counts()
 
 
+@pytest.mark.usefixtures("route")
 def test_two_lanes_off_the_image_are_not_a_number_alike() -> None:
     outside = [[3000.0, 500.0], [3010.0, 400.0], [3020.0, 300.0]]
     inside = [[300.0, 500.0], [310.0, 400.0], [320.0, 300.0]]
@@ -106,6 +120,7 @@ def test_two_lanes_off_the_image_are_not_a_number_alike() -> None:
     assert count_matches([outside], [outside]) == Counts(0, 1, 1)
 
 
+@pytest.mark.usefixtures("route")
 def test_two_equal_points_are_a_disc() -> None:
     disc = prepare([[[700.2, 300.1], [700.2, 300.1]]])
     canvas = np.zeros((590, 1640), dtype=np.uint8)
@@ -127,6 +142,7 @@ def test_lane_objects_arrays_and_prepared_images_score_alike() -> None:
     assert len(prepare(annotated)) == len(annotated)
 
 
+@pytest.mark.usefixtures("route")
 def test_images_drawn_together_score_as_images_drawn_alone() -> None:
     rng = np.random.default_rng(5)
     images = [*(road_image(rng) for _ in range(4)), ([], []), ([np.zeros((1, 2))], [])]
@@ -136,6 +152,7 @@ def test_images_drawn_together_score_as_images_drawn_alone() -> None:
         assert np.array_equal(similarities(predicted, drawn), similarities(predicted, annotated))
 
 
+@pytest.mark.usefixtures("route")
 def test_road_images_equal_the_frozen_reference() -> None:
     rng = np.random.default_rng(7)
     for size in [(590, 1640), (590, 1640), (320, 800)]:
@@ -149,10 +166,10 @@ def test_road_images_equal_the_frozen_reference() -> None:
         assert (counts.tp, counts.fp, counts.fn) == reference_culane.counts(*curves, size)
 
 
-def _covered(paths: PixelPaths, size: tuple[int, int], thickness: int) -> np.ndarray:
-    """The picture that the runs of one path stand for; a pixel in two runs would be a 2."""
+def _covered(points: np.ndarray, size: tuple[int, int], thickness: int) -> np.ndarray:
+    """The picture that the runs of one lane stand for; a pixel in two runs would be a 2."""
     picture = np.zeros((size[0], size[1] + 1), dtype=np.int64)
-    for start, end in draw(paths, size, thickness).runs:
+    for start, end in strokes_of([points], size, thickness).runs:
         np.add.at(picture, (np.arange(size[0]), start), 1)
         np.add.at(picture, (np.arange(size[0]), end), -1)
     return picture.cumsum(axis=1)[:, :-1]
@@ -186,6 +203,7 @@ def _random_points(kind: str, size: tuple[int, int], rng: np.random.Generator) -
     return np.round(2 * (np.cumsum(steps, axis=0) + rng.uniform(0, 1, 2) * (width, height))) / 2
 
 
+@pytest.mark.usefixtures("route")
 @pytest.mark.parametrize("thickness", [30, 10, 5, 2, 1, 50, THICKEST + 1])
 @pytest.mark.parametrize("kind", ["left or right border", "top or bottom border", "corner", "loop", "walk"])
 def test_runs_are_the_pixels_that_opencv_draws(kind: str, thickness: int) -> None:
@@ -193,15 +211,17 @@ def test_runs_are_the_pixels_that_opencv_draws(kind: str, thickness: int) -> Non
     for size in [(260, 340), (120, 500), (70, 60), (260, 340)] * 3:
         points = _random_points(kind, size, rng)
         paths = pixel_paths([points])
-        assert np.array_equal(_covered(paths, size, thickness), _drawn(paths[0].T, size, thickness)), (
+        assert np.array_equal(_covered(points, size, thickness), _drawn(paths[0].T, size, thickness)), (
             points.tolist()
         )
 
 
+@pytest.mark.usefixtures("route")
 def test_a_curve_that_is_not_a_number_is_drawn_as_the_evaluator_draws_it() -> None:
-    paths = pixel_paths([[[400.0, 500.0], [400.0, 500.0], [500.0, 300.0]]])
+    points = np.array([[400.0, 500.0], [400.0, 500.0], [500.0, 300.0]])
+    paths = pixel_paths([points])
     assert paths[0].T.tolist() == [[-(2**31)] * 2, [500, 300]]
-    assert np.array_equal(_covered(paths, (590, 1640), 30), _drawn(paths[0].T, (590, 1640), 30))
+    assert np.array_equal(_covered(points, (590, 1640), 30), _drawn(paths[0].T, (590, 1640), 30))
 
 
 def test_most_steps_of_a_road_need_no_drawing() -> None:

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from bench.metrics.errors import MetricError
 from bench.metrics.matching import match
-from bench.metrics.spline import pixel_paths
-from bench.metrics.strokes import Strokes, draw
+from bench.metrics.routes import intersections, strokes_of
+from bench.metrics.strokes import Strokes
 
 __all__ = [
     "MF1_THRESHOLDS",
@@ -112,7 +112,7 @@ def prepare_all(
     """As ``prepare``, for several images of one size: a dozen at a time take less time than one by one."""
     _check_canvas(image_size, width)
     lanes = [[_points(lane) for lane in image] for image in images]
-    strokes = draw(pixel_paths(list(chain.from_iterable(lanes))), image_size, width)
+    strokes = strokes_of(list(chain.from_iterable(lanes)), image_size, width)
     bounds = [0, *accumulate(len(image) for image in lanes)]
     size = (image_size[0], image_size[1])
     return [AnnotatedImage(strokes.of_lanes(*pair), size, width) for pair in pairwise(bounds)]
@@ -130,7 +130,7 @@ def similarities(
     """
     predicted = _prepared(predicted, image_size, width)
     annotated = _prepared(annotated, image_size, width)
-    shared = annotated.strokes.intersections(predicted.strokes)
+    shared = intersections(annotated.strokes, predicted.strokes)
     union = annotated.strokes.areas[:, None] + predicted.strokes.areas - shared
     with np.errstate(invalid="ignore"):
         iou = shared / union

@@ -48,7 +48,7 @@ class Stretch(NamedTuple):
 class Strokes:
     """The strokes of the lanes of one image, as layers of at most one run a row, disjoint within a lane.
 
-    runs: [L, 2, H], start and end (exclusive) in pixels; an empty run has start = end.
+    runs: [L, 2, R], start and end (exclusive) in pixels, in the rows from ``top`` on; an empty run has start = end.
     lane: [L], ascending, the lane that each layer belongs to.
     areas: [count], pixels of each lane.
     curveless: [count], true for a lane of fewer than two points, which has no curve to draw.
@@ -58,22 +58,39 @@ class Strokes:
     lane: npt.NDArray[np.int64]
     areas: npt.NDArray[np.int64]
     curveless: npt.NDArray[np.bool_]
+    top: int = 0
 
     def intersections(self, other: Strokes) -> npt.NDArray[np.int64]:
         """Pixels that lane i of self and lane j of other share: [count, other count]."""
-        shared = np.minimum(self.runs[:, None, 1], other.runs[:, 1])
-        shared -= np.maximum(self.runs[:, None, 0], other.runs[:, 0])
+        own, others = self.common_rows(other)
+        shared = np.minimum(own[:, None, 1], others[:, 1])
+        shared -= np.maximum(own[:, None, 0], others[:, 0])
         by_layer = np.maximum(shared, 0, out=shared).sum(axis=2, dtype=np.int64)
         result = np.zeros((len(self.areas), len(other.areas)), dtype=np.int64)
         np.add.at(result, (self.lane[:, None], other.lane), by_layer)
         return result
 
+    def common_rows(self, other: Strokes) -> tuple[RunArray, RunArray]:
+        """The runs of both sides in the rows that both have."""
+        top = max(self.top, other.top)
+        end = max(top, min(self.top + self.runs.shape[2], other.top + other.runs.shape[2]))
+        return (
+            self.runs[:, :, top - self.top : end - self.top],
+            other.runs[:, :, top - other.top : end - other.top],
+        )
+
     def of_lanes(self, first: int, last: int) -> Strokes:
-        """The strokes of lanes first..last - 1, numbered from 0."""
+        """The strokes of lanes first..last - 1, numbered from 0, as a copy of the rows that they reach."""
         begin, end = np.searchsorted(self.lane, [first, last])
-        chosen = slice(first, last)
+        runs = self.runs[begin:end]
+        reached = np.flatnonzero((runs[:, 0] != runs[:, 1]).any(axis=0))
+        rows = slice(reached[0], reached[-1] + 1) if len(reached) else slice(0)
         return Strokes(
-            self.runs[begin:end], self.lane[begin:end] - first, self.areas[chosen], self.curveless[chosen]
+            runs[:, :, rows].copy(),
+            self.lane[begin:end] - first,
+            self.areas[first:last],
+            self.curveless[first:last],
+            self.top + int(rows.start or 0),
         )
 
 
@@ -93,18 +110,28 @@ def draw(paths: PixelPaths, image_size: tuple[int, int], thickness: int) -> Stro
         layers.append(_walked_runs(paths, pieces, forms, image_size, strokes))
     for lane, path in drawn:
         if path.shape[1]:
-            layers.append(_drawn_runs(path, image_size, thickness))
+            layers.append(drawn_runs(path, image_size, thickness))
             lanes += [lane] * len(layers[-1])
     runs = np.concatenate([np.zeros((0, 2, image_size[0]), dtype=np.int16), *layers])
     lane_of = np.array(lanes, dtype=np.int64)
-    order = np.argsort(lane_of, kind="stable")
-    runs, lane_of = runs[order], lane_of[order]
+    runs, lane_of = in_order(runs, lane_of)
     layer_counts = np.bincount(lane_of, minlength=len(paths))
     for lane in {piece.lane for piece in pieces if layer_counts[piece.lane] > 1}:
-        _make_disjoint(runs, np.flatnonzero(lane_of == lane))
-    areas = np.zeros(len(paths), dtype=np.int64)
-    np.add.at(areas, lane_of, (runs[:, 1] - runs[:, 0]).sum(axis=1, dtype=np.int64))
-    return Strokes(runs, lane_of, areas, np.diff(paths.bounds) == 0)
+        make_disjoint(runs, np.flatnonzero(lane_of == lane))
+    return Strokes(runs, lane_of, areas_of(runs, lane_of, len(paths)), np.diff(paths.bounds) == 0)
+
+
+def in_order(runs: RunArray, lane: npt.NDArray[np.int64]) -> tuple[RunArray, npt.NDArray[np.int64]]:
+    """Layers and their lanes, those of the first lane first."""
+    order = np.argsort(lane, kind="stable")
+    return runs[order], lane[order]
+
+
+def areas_of(runs: RunArray, lane: npt.NDArray[np.int64], lanes: int) -> npt.NDArray[np.int64]:
+    """[lanes], pixels of disjoint layers."""
+    areas = np.zeros(lanes, dtype=np.int64)
+    np.add.at(areas, lane, (runs[:, 1] - runs[:, 0]).sum(axis=1, dtype=np.int64))
+    return areas
 
 
 def _split(paths: PixelPaths, forms: npt.NDArray[np.int32]) -> tuple[list[Stretch], list[tuple[int, Path]]]:
@@ -209,7 +236,7 @@ def _walked_runs(
     return runs
 
 
-def _make_disjoint(runs: RunArray, layers: npt.NDArray[np.int64]) -> None:
+def make_disjoint(runs: RunArray, layers: npt.NDArray[np.int64]) -> None:
     """Cut the runs of some layers, in place, so that no pixel is in two of them."""
     own = runs[layers]
     rows = np.flatnonzero(np.count_nonzero(own[:, 1] > own[:, 0], axis=0) > 1)
@@ -220,7 +247,7 @@ def _make_disjoint(runs: RunArray, layers: npt.NDArray[np.int64]) -> None:
     runs[layers[:, None, None], np.arange(2)[:, None], rows] = shared
 
 
-def _drawn_runs(path: Path, image_size: tuple[int, int], thickness: int) -> RunArray:
+def drawn_runs(path: Path, image_size: tuple[int, int], thickness: int) -> RunArray:
     """Runs [L, 2, H] of one path [2, M >= 1], read off a drawing."""
     height, width = image_size
     # A smaller canvas may only cut where nothing is drawn: OpenCV clips an outline before it fills it in, so
