@@ -218,10 +218,11 @@ def score_predictions(
     iou: Annotated[float, typer.Option(help="Threshold of a match, between 0 and 1.")] = 0.5,
     width: Annotated[int, typer.Option(help="Width of the drawn lanes, pixels.")] = WIDTH,
     image_size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the frames.")] = "1640x590",
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one a core.", min=1)] = None,
 ) -> None:
     """CULane's F1 of lane files, equal to the C++ evaluator, as one JSON object."""
     size = _image_size(image_size)
-    print(json.dumps(score_folders(annotations, predictions, list_file, iou, width, size)))
+    print(json.dumps(score_folders(annotations, predictions, list_file, iou, width, size, workers)))
 
 
 @app.command("doctor")
