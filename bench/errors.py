@@ -38,3 +38,16 @@ def bad_input_errors() -> tuple[type[Exception], ...]:
 def one_line(error: BaseException) -> str:
     """The message of an error without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python or PyTorch says that memory, of the machine or of the accelerator, ran out."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (
+            type(error).__name__ == "OutOfMemoryError"
+            or "out of memory" in words
+            or "can't allocate memory" in words
+        )
+    )

@@ -27,8 +27,8 @@ def chosen(data: TestData) -> list[int]:
     return sorted({round(i) for i in np.linspace(0, len(data.frames) - 1, COUNT)})
 
 
-def lanes_of(data: TestData, lanes: Sequence[Sequence[Lane]]) -> dict[str, list[list[list[float]]]]:
-    """Lanes of the shown frames as plain data, to a tenth of a pixel."""
+def lanes_of(data: TestData, lanes: Mapping[int, Sequence[Lane]]) -> dict[str, list[list[list[float]]]]:
+    """Lanes of the shown frames, by their number, as plain data to a tenth of a pixel."""
     return {data.names[i]: [np.round(lane.points, 1).tolist() for lane in lanes[i]] for i in chosen(data)}
 
 

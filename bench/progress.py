@@ -140,6 +140,8 @@ def describe(record: Record) -> str:
     f1 = "undefined" if result.f1 is None else f"{100 * result.f1:.2f} %"
     seconds = record.timing["reconstruction_s"], record.timing["evaluation_s"]
     spent = f"reconstruction {duration(seconds[0])}, evaluation {duration(seconds[1])}"
+    if "images_per_s" in record.timing:
+        spent += f" ({record.timing['images_per_s']:.0f} images/s)"
     return f"{name}: {accuracy}F1 {f1}, LDS {result.lds:.2f} px, {spent}"
 
 

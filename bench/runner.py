@@ -5,35 +5,34 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import io
 import signal
 import threading
 import time
 import traceback
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import psutil
 import torch
 from torch import Tensor
 
 from bench import environment, examples
+from bench.batch_size import fitting
 from bench.cells import Cell, canonical_json, code_version, digest_of_state, metric_version
 from bench.data import TestData
-from bench.errors import BenchError, CellTimeout, bad_input_errors, one_line
-from bench.evaluate import Detections, NetworkInputs, detect_all, measure
+from bench.errors import BenchError, CellTimeout, bad_input_errors, one_line, out_of_memory
+from bench.evaluate import Detections, Measurement, NetworkInputs, Seconds, detect_all
+from bench.found_lanes import FoundLanes
 from bench.profile import Profile
-from bench.store import Record, Result, RunFolder, Status
-from bench.whole_file import write_whole
+from bench.store import Record, RunFolder, Status
 from selective_focus import Lane, LaneDetector, QuantizationLog
 from selective_focus.quantization.config import parse_bits
+
+SCORED_TOGETHER = 16
+"""Frames of lanes that were found before."""
 
 
 @dataclass(frozen=True)
@@ -73,31 +72,37 @@ class Subject:
         self.inputs = NetworkInputs(data.frames, detector, profile.input_cache_mb)
         self.listener = listener
         self._folder = folder
+        self._batch: int | None = None
         self._reference: Detections | None = None
         self._calibration: Tensor | None = None
 
-    def detect(self, detector: LaneDetector) -> Detections:
-        seen = 0
+    def detect(self, detector: LaneDetector, take: Callable[[list[list[Lane]]], None]) -> Seconds:
+        """Gives the lanes of all test frames to ``take``, batch after batch."""
+        seen, profile = 0, self.profile
 
         def on_batch(count: int) -> None:
             nonlocal seen
             seen += count
             self.listener.evaluated(seen, len(self.inputs))
 
-        profile = self.profile
-        return detect_all(
-            detector, self.inputs, self.data.image_size, profile.batch_size, profile.device, on_batch
-        )
+        if self._batch is None:
+            self._batch = fitting(self.detector, self.inputs, profile.batch_size, profile.device)
+        size, device = self.data.image_size, profile.device
+        return detect_all(detector, self.inputs, size, self._batch, device, take, on_batch)
 
     def reference(self, cell: Cell) -> Detections:
         """The full-precision lanes, kept in the run folder: a resumed run does not compute them again."""
         if self._reference is None:
             path = self._folder.path / "fp32" / f"{reference_key(cell)}.npz"
-            self._reference = _load_detections(path)
-            if self._reference is None:
-                self._reference = self.detect(self.detector)
-                path.parent.mkdir(exist_ok=True)
-                write_whole(path, _pack_detections(self._reference))
+            stored = FoundLanes.read(path)
+            if stored is not None and len(stored[1]) == len(dataclasses.fields(Seconds)):
+                self._reference = Detections(stored[0], Seconds(*stored[1]))
+                return self._reference
+            lanes: list[list[Lane]] = []
+            seconds = self.detect(self.detector, lanes.extend)
+            self._reference = Detections(FoundLanes.of(lanes), seconds)
+            path.parent.mkdir(exist_ok=True)
+            self._reference.lanes.write(path, dataclasses.astuple(seconds))
         return self._reference
 
     def calibration_images(self) -> Tensor:
@@ -233,10 +238,12 @@ def run_cell(cell: Cell, subject: Subject, parts: Parts, folder: RunFolder) -> R
 
 
 def _measure_cell(cell: Cell, subject: Subject, parts: Parts) -> dict[str, Any]:
-    begin = time.perf_counter()
+    begin, data = time.perf_counter(), subject.data
     reference = subject.reference(cell)
+    measured = Measurement(data.scorer, reference.lanes, data.image_size, examples.chosen(data))
     if cell.method == "fp32":
-        found, log, quantize_s = reference, QuantizationLog("fp32", "fp32", {}), 0.0
+        log, quantize_s = QuantizationLog("fp32", "fp32", {}), 0.0
+        spent = _measure_again(reference, measured)
     else:
         images = subject.calibration_images()
         options = subject.profile.options_of(cell.method)
@@ -252,26 +259,31 @@ def _measure_cell(cell: Cell, subject: Subject, parts: Parts) -> dict[str, Any]:
             **options,
         )
         quantize_s = time.perf_counter() - start
-        found = subject.detect(quantized)
-    start = time.perf_counter()
-    try:
-        result: Result = measure(found, reference.lanes, subject.data.scorer, subject.data.image_size)
-    except bad_input_errors() as error:
-        # the lanes come from this cell's network, not from the user: the cell has failed, the run goes on
-        raise RuntimeError(f"lanes that cannot be scored: {one_line(error)}") from error
-    metric_s = time.perf_counter() - start
+        spent = subject.detect(quantized, measured.add)
     timing = {
         "reconstruction_s": log.reconstruction_s,
         "looking_s": log.looking_s,
         "quantize_s": quantize_s,
-        "network_s": found.network_s,
-        "decode_s": found.decode_s,
-        "metric_s": metric_s,
-        "evaluation_s": found.network_s + found.decode_s + metric_s,
+        "network_s": spent.network_s,
+        "decode_s": spent.decode_s,
+        "metric_s": spent.metric_s,
+        "evaluation_s": spent.total_s,
+        "images_per_s": len(data.frames) / spent.total_s,
+        "batch_size": spent.batch,
         "total_s": time.perf_counter() - begin,
     }
-    shown = examples.lanes_of(subject.data, found.lanes)
-    return {"result": result, "timing": timing, "log": log.to_dict(), "examples": shown}
+    shown = examples.lanes_of(data, measured.shown)
+    return {"result": measured.result(), "timing": timing, "log": log.to_dict(), "examples": shown}
+
+
+def _measure_again(reference: Detections, measured: Measurement) -> Seconds:
+    """Scores lanes that were found before; the seconds of finding them and of scoring them."""
+    start, lanes = time.perf_counter(), reference.lanes
+    for first in range(0, len(lanes), SCORED_TOGETHER):
+        measured.add([lanes[i] for i in range(first, min(first + SCORED_TOGETHER, len(lanes)))])
+    metric_s = time.perf_counter() - start
+    found = reference.seconds
+    return dataclasses.replace(found, metric_s=metric_s, total_s=found.total_s + metric_s)
 
 
 def _failure(error: Exception) -> tuple[Status, dict[str, Any]]:
@@ -280,10 +292,7 @@ def _failure(error: Exception) -> tuple[Status, dict[str, Any]]:
         return "timeout", {"reason": one_line(error)}
     if isinstance(error, NotImplementedError):
         return "skipped", {"reason": one_line(error)}
-    words = str(error).lower()
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
-    ):
+    if out_of_memory(error):
         reason = (
             f"out of memory ({one_line(error)[:200]}); try fewer calibration images or a smaller batch_size"
         )
@@ -309,36 +318,6 @@ def reference_key(cell: Cell) -> str:
     fields = dataclasses.asdict(cell)
     deciding = ("detector", "variant", "weights_digest", "data_digest", "subset", "device", "code")
     return hashlib.sha256(canonical_json({name: fields[name] for name in deciding}).encode()).hexdigest()
-
-
-def _pack_detections(found: Detections) -> bytes:
-    lanes = [lane for image in found.lanes for lane in image]
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        lanes_per_image=np.array([len(image) for image in found.lanes], dtype=np.int64),
-        points_per_lane=np.array([len(lane.points) for lane in lanes], dtype=np.int64),
-        points=np.concatenate([lane.points for lane in lanes]) if lanes else np.zeros((0, 2)),
-        scores=np.array([lane.score for lane in lanes]),
-        seconds=np.array([found.network_s, found.decode_s]),
-    )
-    return buffer.getvalue()
-
-
-def _load_detections(path: Path) -> Detections | None:
-    """The stored lanes, or None when there are none or the file is damaged (they are then made again)."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            ends = np.cumsum(stored["points_per_lane"])[:-1]
-            chunks = np.split(stored["points"], ends) if len(stored["points_per_lane"]) else []
-            lanes = iter(
-                [Lane(points, float(score)) for points, score in zip(chunks, stored["scores"], strict=True)]
-            )
-            images = [[next(lanes) for _ in range(count)] for count in stored["lanes_per_image"]]
-            network_s, decode_s = map(float, stored["seconds"])
-    except (OSError, ValueError, KeyError, EOFError, StopIteration, zipfile.BadZipFile, zlib.error):
-        return None
-    return Detections(images, network_s, decode_s)
 
 
 class PeakMemory:

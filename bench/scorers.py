@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from bench.metrics import culane, tusimple
 from bench.store import CategoryResult
@@ -25,20 +26,27 @@ class CULaneScorer:
         self._image_size = image_size
         self._width = width
         self._annotated = annotated
-        self._drawn: list[culane.AnnotatedImage] = []
+        self._drawn: dict[int, culane.AnnotatedImage] = {}
         self._categories = list(categories)
 
-    def score(self, predicted: Sequence[Sequence[Lane]]) -> dict[str, object]:
-        """Counts are summed over frames; F1 is never averaged over frames or categories."""
-        if not self._drawn:
-            self._drawn = [culane.prepare(lanes, self._image_size, self._width) for lanes in self._annotated]
-        counts = [
-            culane.count_matches_at(lanes, drawn, THRESHOLDS, self._image_size, self._width)
-            for lanes, drawn in zip(predicted, self._drawn, strict=True)
+    def score(self, first: int, predicted: Sequence[Sequence[Lane]]) -> list[list[culane.Counts]]:
+        """The counts of some frames in a row at all thresholds: [frames][thresholds]."""
+        numbers = range(first, first + len(predicted))
+        new = [number for number in numbers if number not in self._drawn]
+        drawn = culane.prepare_all(
+            [*predicted, *(self._annotated[number] for number in new)], self._image_size, self._width
+        )
+        self._drawn |= zip(new, drawn[len(predicted) :], strict=True)
+        return [
+            culane.count_matches_at(lanes, self._drawn[number], THRESHOLDS, self._image_size, self._width)
+            for number, lanes in zip(numbers, drawn, strict=False)
         ]
-        sums = [sum(column, culane.Counts()) for column in zip(*counts, strict=True)]
+
+    def total(self, scores: Sequence[Sequence[culane.Counts]]) -> dict[str, Any]:
+        """Counts are summed over frames; F1 is never averaged over frames or categories."""
+        sums = [sum(column, culane.Counts()) for column in zip(*scores, strict=True)]
         at = dict(zip(THRESHOLDS, sums, strict=True))
-        per_frame = [image[THRESHOLDS.index(0.5)] for image in counts]
+        per_frame = [image[THRESHOLDS.index(0.5)] for image in scores]
         total = at[0.5]
         return {
             "tp": total.tp,
@@ -81,12 +89,18 @@ class TuSimpleScorer:
         self._h_samples = h_samples
         self._width = width
 
-    def score(self, predicted: Sequence[Sequence[Lane]]) -> dict[str, object]:
+    def score(self, first: int, predicted: Sequence[Sequence[Lane]]) -> list[tusimple.TuSimpleScore]:
         """Lanes are read off at each image's own rows."""
-        scores = [
+        frames = slice(first, first + len(predicted))
+        return [
             tusimple.score_image([x_at_rows(lane, rows, self._width) for lane in lanes], truth, rows)
-            for lanes, truth, rows in zip(predicted, self._annotated, self._h_samples, strict=True)
+            for lanes, truth, rows in zip(
+                predicted, self._annotated[frames], self._h_samples[frames], strict=True
+            )
         ]
+
+    def total(self, scores: Sequence[tusimple.TuSimpleScore]) -> dict[str, Any]:
+        """Means over images; F1 follows from them."""
         mean = tusimple.aggregate(scores)
         return {
             "accuracy": mean.accuracy,

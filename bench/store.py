@@ -77,7 +77,9 @@ class Record(_Plain):
     result: Result | None = None
     timing: dict[str, float] = {}
     """Seconds, each on its own: reconstruction_s, looking_s (measuring learned states, not part of the former),
-    network_s, decode_s, metric_s, evaluation_s, total_s."""
+    network_s, decode_s, metric_s, evaluation_s, total_s. The stages of an evaluation overlap: network_s, decode_s and
+    metric_s, each as long as it was busy, can add up to more than evaluation_s. With them images_per_s, and batch_size,
+    the frames that went through the network at a time."""
     peak_memory_mb: float = 0.0
     """Most memory while the cell ran. On a CPU that of the whole process: Python, PyTorch and the test frames kept as
     network inputs (up to ``input_cache_mb``) are in it, so it is no method's own need, and only cells of one run

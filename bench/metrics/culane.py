@@ -48,7 +48,7 @@ class HasPoints(Protocol):
 LaneLike: TypeAlias = "HasPoints | npt.ArrayLike"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Counts:
     """True and false positives and false negatives. Add them over images; never average F1 over images."""
 
