@@ -43,6 +43,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 TABLE_WIDTH = 100
+FETCHED = Path("weights")
+"""Where ``make weights`` puts released checkpoints."""
 app.add_typer(claims.app)
 
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of all runs.")]
@@ -152,9 +154,11 @@ def run_culane(
         workers=workers,
         name=name,
     )
+    for line in health.before_culane(base, Path(root)):
+        _tell(line)
     chosen, notes = profile_for_folder(base)
     for note in notes:
-        _console().print(note, markup=False, highlight=False)
+        _tell(note)
     _run(chosen, results, plot_too=True)
 
 
@@ -226,15 +230,19 @@ def score_predictions(
 
 
 @app.command("doctor")
-def check_setup(device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu") -> None:
-    """Versions, processor, disk, and which data and weights are here. Exit code 1 when something is missing."""
-    console = _console()
-    findings = health.examine(device)
-    for finding in findings:
-        console.print(
-            ("ok  " if finding.good else "BAD ") + finding.text, markup=False, highlight=False, soft_wrap=True
-        )
-    if not all(finding.good for finding in findings):
+def check_setup(
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    culane: Annotated[Path | None, typer.Option(help="A folder in CULane's layout, to be checked.")] = None,
+    tusimple: Annotated[Path | None, typer.Option(help="A TuSimple folder, to be checked.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Checkpoints to be recognised.")] = None,
+    profile: ProfileOption = "quick",
+) -> None:
+    """Versions, processor, memory, disk, data and weights, and what to do. Exit code 1 when something will fail."""
+    failing = 0
+    for finding in health.examine(device, profile, culane, tusimple, weights):
+        _tell(finding.line)
+        failing += finding.level == "BAD"
+    if failing:
         raise typer.Exit(EXIT_FAILED_CELLS)
 
 
@@ -251,6 +259,10 @@ def predict_lanes(
     model, _ = build(detector, None, weights)
     for line in prediction.predict(model, image, out, device):
         _console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _tell(line: str) -> None:
+    _console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _run(profile: Profile, results: Path, plot_too: bool) -> None:

@@ -78,13 +78,11 @@ def fitting(folder: Path, name: str, variant: str | None = None, dataset: str = 
     """
     others = [other for other in OTHER_DATASETS if dataset and other != dataset]
     found = []
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        words = str(relative).lower()
+    for path in checkpoint_files(folder):
+        words = str(path.relative_to(folder)).lower()
         named = name in words.replace("-", "").replace("_", "")
         foreign = any(other in words for other in others) and dataset not in words
-        unready = any(part.startswith(".") or part == ARCHIVES for part in relative.parts)
-        if path.suffix not in SUFFIXES or not path.is_file() or not named or foreign or unready:
+        if not named or foreign:
             continue
         try:
             fits = _from_file(name, variant, path).variant
@@ -95,6 +93,17 @@ def fitting(folder: Path, name: str, variant: str | None = None, dataset: str = 
         if fits not in others:
             found.append((path, fits))
     return found
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The files below a folder that may be checkpoints, in order; hidden ones and archives to unpack left out."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") or part == ARCHIVES for part in path.relative_to(folder).parts)
+    ]
 
 
 def profile_for_folder(profile: Profile) -> tuple[Profile, list[str]]:
@@ -158,7 +167,7 @@ def _fits_none(name: str, closest: str | None, content: Any, path: Path) -> str:
 def _other_detector(name: str, content: Any) -> str:
     """Which other detector the weights fit, in words, if any."""
     for other in lane_models.names():
-        variant = _variant_of(other, content) if other != name else None
+        variant = variant_of(other, content) if other != name else None
         if variant is not None:
             return f"it fits {other} {variant}: give {other}:{variant} as the detector"
     return ""
@@ -168,7 +177,7 @@ def _download(name: str) -> str:
     return f"get a checkpoint of {name} with python scripts/download.py --detector {name}"
 
 
-def _variant_of(name: str, content: Any) -> str | None:
+def variant_of(name: str, content: Any) -> str | None:
     """The variant of a detector that weights fit, if any; no memory is taken."""
     first = lane_models.variants(name)[0]
     try:

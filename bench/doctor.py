@@ -6,66 +6,134 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
 
 import lane_models
 from bench import environment
+from bench.checkpoint_check import check_weights
 from bench.data import SYNTHETIC_ROOT
+from bench.dataset_check import LISTED, check_culane, check_tusimple
 from bench.errors import BenchError
-from bench.profile import load_profile
-from bench.runner import check_device
+from bench.finding import Finding, bad, good, good_if, note
+from bench.metrics.routes import compiled_loops
+from bench.profile import Profile, load_profile
+from bench.runner import check_device, combinations
 from bench.store import RUNS
 from datasets.synthetic import frames_on_disk
-from selective_focus.methods import methods
+from selective_focus.methods import find, methods
 
-DISK_NEEDED_GB = 2.0
-MEMORY_NEEDED_GB = 4.0
+GIB = 2**30
+PROCESS_GB = 1.0
+"""Python, PyTorch and the metric before any frame is read."""
+LARGEST_INPUT = (384, 800)
+"""(H, W) of the detectors' network inputs, to estimate with."""
+FRAME_KB = 12
+"""Of a test frame's lanes, strokes and scores while a run works on it."""
+RECORD_BYTES = 32
+"""Of a test frame in each record."""
+LANES_KB = 5
+"""Of a test frame's full-precision lanes, which a run keeps for each detector."""
+SPARE_DISK_GB = 0.5
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report."""
+def examine(
+    device: str,
+    profile: str = "quick",
+    culane: Path | None = None,
+    tusimple: Path | None = None,
+    weights: Path | None = None,
+) -> Iterator[Finding]:
+    """Looks at the interpreter, processor, device, disk, memory and methods, and at the data and weights given."""
+    chosen = load_profile(profile)
+    yield from _machine(device)
+    yield from room(chosen, LISTED["test"] if culane else 1800)
+    yield from _parts()
+    if culane is not None:
+        yield from check_culane(culane)
+    if tusimple is not None:
+        yield from check_tusimple(tusimple)
+    if weights is not None:
+        yield from check_weights(weights)
 
-    good: bool
-    text: str
+
+def before_culane(profile: Profile, root: Path) -> Iterator[str]:
+    """A short look at a CULane folder and at the room for a run: lines worth reading, none if all is as published.
+
+    Raises BenchError for what is missing from the folder.
+    """
+    findings = list(check_culane(root, short=True))
+    failing = [finding for finding in findings if finding.level == "BAD"]
+    if failing:
+        more = (
+            f" (and {len(failing) - 1} more: python -m bench doctor --culane {root})" if failing[1:] else ""
+        )
+        raise BenchError(f"{failing[0].text}{more}")
+    frames = min(profile.limit or LISTED["test"], LISTED["test"])
+    yield from (finding.line for finding in [*findings, *room(profile, frames)] if finding.level != "ok")
 
 
-def examine(device: str) -> list[Finding]:
-    """Looks at the interpreter, processor, device, disk, weights and methods."""
-    return [*_machine(device), *_room(), *_parts()]
+def memory_needed_gb(profile: Profile, frames: int) -> float:
+    """An estimate for one process of a run on so many test frames; weights and activations come on top."""
+    height, width = LARGEST_INPUT
+    inputs = 3 * height * width * 4
+    kept = (
+        frames * inputs
+        if frames * inputs <= profile.input_cache_mb * 2**20
+        else 4 * profile.batch_size * inputs
+    )
+    return PROCESS_GB + (kept + profile.calibration_images * inputs + frames * FRAME_KB * 1024) / GIB
+
+
+def disk_needed_gb(profile: Profile, frames: int) -> float:
+    """An estimate for the records, full-precision lanes and plots of a run on so many test frames."""
+    cells = len(combinations(profile, lambda method: find(method).reconstruction is not None))
+    per_frame = cells * RECORD_BYTES + LANES_KB * 1024
+    return SPARE_DISK_GB + len(profile.detectors) * frames * per_frame / GIB
+
+
+def room(profile: Profile, frames: int) -> Iterator[Finding]:
+    """Free memory and disk against what a run of the profile on so many test frames takes."""
+    have, want = psutil.virtual_memory().available / GIB, memory_needed_gb(profile, frames)
+    yield good_if(
+        have >= want,
+        f"{have:.1f} GB of memory free, about {want:.1f} GB wanted by profile {profile.name} on {frames:,} frames",
+        "; lower input_cache_mb or calibration_images in the profile, or take --limit",
+    )
+    folder = next(path for path in (RUNS.absolute(), *RUNS.absolute().parents) if path.exists())
+    have, want = shutil.disk_usage(folder).free / GIB, disk_needed_gb(profile, frames)
+    yield good_if(
+        have >= want,
+        f"{have:.1f} GB of disk free, about {want:.1f} GB wanted for records",
+        "; free some room or choose another folder with --results DIR",
+    )
+    yield good_if(
+        os.access(folder, os.W_OK), f"{RUNS}: can be written", " only by others; choose --results DIR"
+    )
 
 
 def _machine(device: str) -> Iterator[Finding]:
-    known = (3, 10) <= sys.version_info[:2] <= (3, 13)
-    versions = environment.versions()
-    yield Finding(known, f"Python {sys.version.split()[0]} (3.10 to 3.13 are tested)")
-    yield Finding(True, ", ".join(f"{name} {version}" for name, version in versions.items()))
-    yield Finding(True, f"{environment.describe('cpu')['processor']}, {os.cpu_count()} cores")
-    memory_gb = psutil.virtual_memory().available / 2**30
-    enough = memory_gb >= MEMORY_NEEDED_GB
-    advice = "" if enough else f"; {MEMORY_NEEDED_GB:.0f} GB are wanted, lower input_cache_mb in the profile"
-    yield Finding(enough, f"{memory_gb:.1f} GB of memory free{advice}")
+    yield good_if(
+        (3, 10) <= sys.version_info[:2] <= (3, 13),
+        f"Python {sys.version.split()[0]} (3.10 to 3.13 are tested)",
+    )
+    yield good(", ".join(f"{name} {version}" for name, version in environment.versions().items()))
+    if compiled_loops() is None:
+        yield note(
+            "numba is not installed: the CULane metric gives the same numbers more slowly; pip install numba"
+        )
+    else:
+        yield good("numba is installed: the CULane metric runs as compiled loops")
+    yield good(f"{environment.describe('cpu')['processor']}, {os.cpu_count()} cores")
     try:
         check_device(device)
-        yield Finding(True, f"device {device}: {environment.device_name(device)}")
+        yield good(f"device {device}: {environment.device_name(device)}")
     except BenchError as error:
-        yield Finding(False, str(error))
+        yield bad(str(error))
     if device == "cpu" and torch.cuda.is_available():
-        yield Finding(True, f"{torch.cuda.get_device_name(0)} is here too: --device cuda")
-
-
-def _room() -> Iterator[Finding]:
-    folder = next(path for path in (RUNS, *RUNS.parents) if path.exists())
-    free_gb = shutil.disk_usage(folder).free / 2**30
-    advice = (
-        "" if free_gb >= DISK_NEEDED_GB else f"; {DISK_NEEDED_GB:.0f} GB are needed for frames and records"
-    )
-    yield Finding(free_gb >= DISK_NEEDED_GB, f"{free_gb:.1f} GB of disk free{advice}")
-    writable = os.access(folder, os.W_OK)
-    yield Finding(writable, f"{RUNS} is {'' if writable else 'not '}writable")
+        yield note(f"{torch.cuda.get_device_name(0)} is here too: --device cuda")
 
 
 def _parts() -> Iterator[Finding]:
@@ -74,12 +142,15 @@ def _parts() -> Iterator[Finding]:
         words = (
             f"embedded weights ({', '.join(shipped)})"
             if shipped
-            else "no embedded weights, needs --weights FILE"
+            else f"no embedded weights, needs --weights FILE (make weights DETECTOR={name})"
         )
-        yield Finding(bool(shipped) or name not in load_profile("quick").detectors, f"{name}: {words}")
+        if not shipped and name in load_profile("quick").detectors:
+            yield bad(f"{name}: {words}")
+        else:
+            yield good(f"{name}: {words}") if shipped else note(f"{name}: {words}")
     missing = sorted(set(load_profile("quick").methods) - set(methods()))
     text = f"methods that profile quick needs and are not here: {', '.join(missing)}; reinstall the checkout"
-    yield Finding(not missing, text if missing else f"{len(methods())} methods")
+    yield good_if(not missing, text if missing else f"{len(methods())} methods")
     cached, needed = frames_on_disk(SYNTHETIC_ROOT, ("test", "calibration"))
     rest = "" if cached == needed else "; a run renders those of the others that it looks at"
-    yield Finding(True, f"synthetic road frames: {cached} of {needed} cached{rest}")
+    yield good(f"synthetic road frames: {cached} of {needed} cached{rest}")

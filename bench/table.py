@@ -14,6 +14,7 @@ from scipy import stats
 
 from bench.cells import canonical_json
 from bench.paper import paper_f1
+from bench.paper.releases import published_f1
 from bench.store import Record, RunFolder
 from bench.whole_file import write_whole
 
@@ -24,7 +25,7 @@ COLUMNS = (
     *(f"f1_{name}" for name in CATEGORIES),
     *("fp_cross", "lds", "lds_displacement", "lds_missing", "lds_extra"),
     *("reconstruction_s", "peak_memory_mb", "iterations", "calibration_images", "device", "status"),
-    *("paper_f1", "paper_status", "record", "accuracy"),
+    *("paper_f1", "paper_status", "record", "accuracy", "published_f1"),
 )
 METHOD_ORDER = (
     *("fp32", "minmax", "omse", "aciq", "bias-correction"),
@@ -75,6 +76,9 @@ class Row:
     """Mean seconds; None when the seeds were measured on different machines."""
     paper_f1: float | None
     paper_status: str
+    published_f1: float | None
+    """What the detector's authors report for the released weights of this variant, in full precision."""
+    published_source: str
     status: str
     other_code: bool
     """Measured with other code than the newest row of its section."""
@@ -196,14 +200,17 @@ def terminal(part: Section) -> Table:
 
 def _header(part: Section) -> list[str]:
     accuracy = ["Accuracy %"] if _has_accuracy(part) else []
-    paper = ["Paper F1"] if _has_paper(part) else []
+    paper = ["Published"] if _has_published(part) else []
+    paper += ["Paper F1"] if _has_paper(part) else []
     return ["Detector", "Method", "Bits", *accuracy, "F1 %", "to FP32", "LDS px", "Reconstr.", *paper]
 
 
 def _texts(row: Row, part: Section) -> list[str]:
     name = row.detector if row.variant == "synthetic" else f"{row.detector} {row.variant}"
     start = [name + ("†" if row.other_code else ""), row.method, row.bits]
-    extra = [""] if _has_paper(part) else []
+    published = [f"{100 * row.published_f1:.2f}" if row.published_f1 is not None else ""]
+    published = published if _has_published(part) else []
+    extra = [*published, *([""] if _has_paper(part) else [])]
     if row.lds is None:
         return [*start, *([""] if _has_accuracy(part) else []), row.status, "", "", "", *extra]
     full = _full_precision(row, part)
@@ -219,6 +226,7 @@ def _texts(row: Row, part: Section) -> list[str]:
         loss,
         row.lds.text(2),
         seconds,
+        *published,
         *(paper if _has_paper(part) else []),
     ]
 
@@ -243,6 +251,7 @@ def _row(seeds: list[Record], newest_code: str) -> Row:
         cell["detector"], cell["method"], cell["w_bits"], cell["a_bits"], cell["dataset"]
     )
     others = sorted({record.status for record in seeds if record.status != "done"})
+    published, source = published_f1(cell)
     return Row(
         **{name: cell[name] for name in ("detector", "variant", "weights", "method", "w_bits", "a_bits")},
         seeds=len(done),
@@ -254,6 +263,8 @@ def _row(seeds: list[Record], newest_code: str) -> Row:
         else None,
         paper_f1=value,
         paper_status=status,
+        published_f1=published,
+        published_source=source,
         status=", ".join(others) or "done",
         other_code=any(record.cell["code"] != newest_code for record in seeds),
     )
@@ -266,6 +277,7 @@ def _csv_row(record: Record) -> dict[str, object]:
     )
     row: dict[str, object] = {name: cell[name] for name in COLUMNS[:9]}
     row |= {"calibration_images": cell["calibration_images"], "device": record.environment.get("device", "")}
+    row["published_f1"] = published_f1(cell)[0]
     row |= {"status": record.status, "record": record.file_name, "paper_f1": value, "paper_status": status}
     row |= {"peak_memory_mb": round(record.peak_memory_mb, 1), "iterations": record.log.get("iterations")}
     row["reconstruction_s"] = record.timing.get("reconstruction_s")
@@ -298,6 +310,11 @@ def _notes(group: Sequence[Record], rows: Sequence[Row], left_out: int) -> tuple
     if embedded and not group[0].cell["dataset"].startswith("synthetic"):
         notes.append(
             f"{', '.join(embedded)}: the small embedded weights (trained on synthetic roads), not official ones"
+        )
+    sources = sorted({row.published_source for row in rows if row.published_f1 is not None})
+    if sources:
+        notes.append(
+            f"published: F1 of all CULane test frames as the authors report it ({'; '.join(sources)})"
         )
     if any(row.other_code for row in rows):
         notes.append("† measured with older code than the newest row: run again before comparing")
@@ -338,6 +355,10 @@ def method_rank(method: str) -> int:
 
 def _has_accuracy(part: Section) -> bool:
     return any(row.accuracy is not None for row in part.rows)
+
+
+def _has_published(part: Section) -> bool:
+    return any(row.published_f1 is not None for row in part.rows)
 
 
 def _has_paper(part: Section) -> bool:

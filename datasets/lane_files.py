@@ -167,6 +167,12 @@ def _until_first_flaw(line: str) -> Points:
     return np.array(values[: len(values) // 2 * 2], dtype=np.float64).reshape(-1, 2)
 
 
+def _repeats(points: Points) -> bool:
+    """Whether a point follows itself, in the single precision of the evaluator."""
+    pairs = points.astype(np.float32).view(np.complex64)  # x and y compared at once
+    return bool((pairs[1:] == pairs[:-1]).any())
+
+
 def _warn_of_dead_lanes(path: Path, lanes: list[Points]) -> None:
     """One warning a file for lanes that count but can match nothing."""
     flaws = []
@@ -177,7 +183,7 @@ def _warn_of_dead_lanes(path: Path, lanes: list[Points]) -> None:
                 if len(points) != 1
                 else f"line {number} has 1 point"
             )
-        elif len(points) > 2 and not np.diff(points.astype(np.float32), axis=0).any(axis=1).all():
+        elif len(points) > 2 and _repeats(points):
             flaws.append(f"line {number} repeats a point")
     if flaws:
         shown = ", ".join(flaws[:3]) + (f" and {len(flaws) - 3} more" if len(flaws) > 3 else "")

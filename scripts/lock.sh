@@ -6,7 +6,7 @@ set -eu
 "$VENV/bin/pip" install --quiet uv
 {
     echo "# Made by 'make lock' from pyproject.toml; do not edit."
-    "$VENV/bin/uv" pip compile pyproject.toml --extra bench --extra dev --universal --python-version 3.10 \
+    "$VENV/bin/uv" pip compile pyproject.toml --extra bench --extra fast --extra dev --universal --python-version 3.10 \
         --no-annotate --no-header --quiet | grep -vE '^(nvidia-|cuda-|triton)'
 } > requirements.lock.tmp
 mv requirements.lock.tmp requirements.lock

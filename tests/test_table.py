@@ -78,7 +78,7 @@ def test_csv_has_the_promised_columns_and_one_row_a_cell(records: list[Record], 
     table.write_csv(folder, records)
     with (tmp_path / "cells.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == [*ARCHITECTURE_COLUMNS, "accuracy"]
+    assert list(rows[0]) == [*ARCHITECTURE_COLUMNS, "accuracy", "published_f1"]
     assert len(rows) == 7
     assert {row["record"] for row in rows} == {record.file_name for record in records}
     assert rows[0]["method"] == "fp32"
@@ -192,3 +192,19 @@ def test_every_shipped_claim_has_a_source_and_a_status() -> None:
     for row in paper.rows("claims"):
         assert row["source"]
         assert row["status"] in ("verified", "inferred")
+
+
+def test_published_scores_stand_beside_ours_in_full_precision(records: list[Record]) -> None:
+    official = {"dataset": "culane", "detector": "laneatt", "variant": "r18", "weights": "laneatt_r18.pt"}
+    moved = [changed(record, f"o{i}", **official) for i, record in enumerate(records)]
+    (part,) = table.sections(moved)
+    header, *rows = [line for line in table.markdown([part]).splitlines() if line.startswith("|")]
+    column = header.split(" | ").index("Published |")
+    shown = {row.split(" | ")[1]: row.split(" | ")[column].strip("| ") for row in rows[1:]}
+    assert shown["fp32"] == "75.13"
+    assert shown["minmax"] == ""
+    assert any(note.startswith("published: F1 of all CULane test frames") for note in part.notes)
+    frame = table.csv_frame(moved)
+    assert frame.loc[frame.method == "fp32", "published_f1"].tolist() == [0.7513]
+    assert frame.loc[frame.method != "fp32", "published_f1"].isna().all()
+    assert "Published" not in table.markdown(table.sections(records))

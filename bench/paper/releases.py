@@ -6,8 +6,10 @@ two files that lie in a repository) and of official_fp.csv (by ``fp_variant``).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from bench.errors import BenchError
 from bench.paper import plain, rows
@@ -40,6 +42,20 @@ class Release:
 def releases() -> tuple[Release, ...]:
     """The checkpoints that fit our variants, the recommended one of a variant first."""
     return tuple(_release(line, row) for line, row in enumerate(rows("releases"), start=2))
+
+
+def published_f1(cell: Mapping[str, Any]) -> tuple[float | None, str]:
+    """F1 in 0..1 and source of the released weights of a full-precision cell on CULane, or (None, "").
+
+    Embedded weights were never published; other weights count as the released ones of their variant.
+    """
+    if (cell["dataset"], cell["method"]) != ("culane", "fp32") or cell["weights"] == "embedded":
+        return None, ""
+    for release in releases():
+        same = (release.detector, release.variant) == (cell["detector"], cell["variant"])
+        if same and release.dataset == "CULane" and release.f1 is not None:
+            return release.f1, release.f1_source
+    return None, ""
 
 
 def _release(line: int, row: dict[str, str]) -> Release:
