@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError
 from itertools import pairwise
@@ -33,6 +34,8 @@ from bench.metrics.errors import MetricError
 from bench.metrics.routes import strokes_of
 from bench.metrics.spline import pixel_paths
 from bench.metrics.step_strokes import THICKEST, step_strokes
+from datasets.errors import DatasetError, DatasetWarning
+from datasets.lane_files import read_lanes
 
 THRESHOLDS = (0.3, 0.5, 0.75)
 
@@ -323,3 +326,87 @@ def test_what_cannot_be_scored_is_refused(arguments: dict[str, Any], message: st
         count_matches(**{"predicted": [lane], "annotated": [lane], **arguments})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def _read_lanes(path: Path) -> tuple[list[np.ndarray] | None, int]:
+    """What the strict reader makes of a file (None: it refuses), and how often it warns."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DatasetWarning)
+        try:
+            return read_lanes(path), len(caught)
+        except DatasetError:
+            return None, len(caught)
+
+
+number = st.one_of(
+    st.floats(-33000, 33000).map(lambda x: repr(round(x, 2))),
+    st.floats(-40000, 40000).map(repr),
+    st.integers(-9, 32769).map(str),
+    st.text("0123456789.+-e_", min_size=1, max_size=18),
+)
+line = st.lists(number, max_size=8).flatmap(
+    lambda n: st.sampled_from([" ", "  ", "\t"]).map(lambda s: s.join(n))
+)
+content = st.lists(line, max_size=4).flatmap(
+    lambda n: st.sampled_from(["", "\n", "\r\n"]).map(lambda end: "\n".join(n) + end)
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(content)
+def test_plain_files_read_by_compiled_loops_are_what_the_reader_reads(
+    tmp_path_factory: pytest.TempPathFactory, content: str
+) -> None:
+    reader = pytest.importorskip("bench.metrics.compiled_reader")
+    path = tmp_path_factory.getbasetemp() / "any.lines.txt"
+    path.write_bytes(content.encode())
+    fast, (lanes, warned) = reader.plain_lanes(content.encode()), _read_lanes(path)
+    if fast is not None:
+        assert lanes is not None
+        assert not warned
+        assert [one.tobytes() for one in fast] == [one.tobytes() for one in lanes]
+        assert [one.shape for one in fast] == [one.shape for one in lanes]
+
+
+def test_ordinary_lane_files_are_plain(tmp_path: Path) -> None:
+    reader = pytest.importorskip("bench.metrics.compiled_reader")
+    text = "-3.25 590 10 580.5 +4. 570\r\n0 1 .5 2\n700.1234567 590 700 580"
+    lanes = reader.plain_lanes(text.encode())
+    assert [lane.tolist() for lane in lanes] == [
+        [[-3.25, 590], [10, 580.5], [4, 570]],
+        [[0, 1], [0.5, 2]],
+        [[700.1234567, 590], [700, 580]],
+    ]
+    assert reader.plain_lanes(b"") == []
+    for other in (
+        b"\n",
+        b"1 2\n",
+        b"1 2 3\n",
+        b"1 2 1 2 3 4\n",
+        b"1e2 3 4 5\n",
+        b"1 2 3 40000\n",
+        b"1 2 \xff 4\n",
+    ):
+        assert reader.plain_lanes(other) is None, other
+
+
+def test_without_numba_the_metric_goes_on_with_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    predicted, annotated = road_image(np.random.default_rng(9))
+    expected = similarities(predicted, annotated)
+    monkeypatch.setattr(routes._Choice, "loops", None)
+    monkeypatch.setattr(routes._Choice, "looked", True)
+    monkeypatch.setattr(routes._Choice, "drawn", 10 * routes.ENOUGH)
+    assert routes.loops_in_use() is None
+    assert np.array_equal(similarities(predicted, annotated), expected)
+    with pytest.raises(ImportError, match="pip install numba"), routes.going("compiled"):
+        pass
+
+
+def test_a_process_changes_over_when_it_has_drawn_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.setattr(routes._Choice, "drawn", 0)
+    assert routes.loops_in_use() is None
+    monkeypatch.setattr(routes._Choice, "drawn", routes.ENOUGH)
+    assert routes.loops_in_use() is not None
+    with routes.going("numpy"):
+        assert routes.loops_in_use() is None

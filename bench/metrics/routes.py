@@ -55,7 +55,8 @@ def going(route: Route) -> Iterator[None]:
         _Choice.route = before
 
 
-def _loops() -> ModuleType | None:
+def loops_in_use() -> ModuleType | None:
+    """The compiled loops where this process goes that way by now."""
     pays = _Choice.route == "compiled" or (_Choice.route != "numpy" and _Choice.drawn >= ENOUGH)
     return compiled_loops() if pays else None
 
@@ -65,7 +66,7 @@ def strokes_of(
 ) -> Strokes:
     """Strokes of lanes ([P, 2] pixels each) on an image of size (H, W)."""
     _Choice.drawn += len(lanes)
-    loops = _loops()
+    loops = loops_in_use()
     table = step_strokes(thickness) if loops is not None and image_size[1] <= WIDEST else None
     if loops is None or table is None or min(image_size) <= 4 * table.clear or not lanes:
         return draw(pixel_paths(lanes), image_size, thickness)
@@ -86,7 +87,7 @@ def strokes_of(
 
 def intersections(strokes: Strokes, others: Strokes) -> npt.NDArray[np.int64]:
     """Pixels that lane i of the first and lane j of the others share: [count, count of others]."""
-    loops = _loops()
+    loops = loops_in_use()
     if loops is None:
         return strokes.intersections(others)
     shared = np.zeros((len(strokes.areas), len(others.areas)), dtype=np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import warnings
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.metrics.culane import IMAGE_SIZE, WIDTH, Counts, count_matches, prepare, prepare_all
+from bench.metrics.routes import loops_in_use
 from datasets.culane_lists import annotation_name, read_list
 from datasets.errors import DatasetError, DatasetWarning
-from datasets.lane_files import read_lanes
+from datasets.lane_files import LARGEST_FILE, Points, read_lanes
 
 CHUNK = 250
 """Images a process takes at a time."""
@@ -106,14 +108,26 @@ def _score_chunk(
         warnings.simplefilter("always", DatasetWarning)
         for start in range(0, len(names), TOGETHER):
             together = names[start : start + TOGETHER]
-            annotated = [read_lanes(annotations / name) for name in together]
-            predicted = [read_lanes(predictions / name) for name in together]
+            annotated = [_lanes(os.path.join(annotations, name)) for name in together]
+            predicted = [_lanes(os.path.join(predictions, name)) for name in together]
             drawn = prepare_all([*predicted, *annotated], image_size, width)
             for found, truth in zip(drawn, drawn[len(together) :], strict=False):
                 total += count_matches(found, truth, image_size, width, iou)
             for lane in chain.from_iterable(predicted):
                 furthest = max(furthest, lane[:, 0].max(initial=furthest))
     return _Chunk(total, tuple(str(warning.message) for warning in caught), furthest)
+
+
+def _lanes(path: str) -> list[Points]:
+    """As ``read_lanes``; plain files are read by compiled loops where these are in use."""
+    if loops_in_use() is not None:
+        from bench.metrics.compiled_reader import plain_lanes
+
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            lanes = plain_lanes(file.read(LARGEST_FILE))
+            if lanes is not None:
+                return lanes
+    return read_lanes(path)
 
 
 def _warn_of_resolution(predictions: Path, furthest: float, image_size: tuple[int, int]) -> None:
