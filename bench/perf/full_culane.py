@@ -52,8 +52,11 @@ def write_pairs(root: Path, images: int) -> None:
     (root / "test.txt").write_text("".join(f"/{name}\n" for name in names))
 
 
-def cost_of(command: list[str], every_s: float = 0.05) -> Cost:
-    """Runs a command and watches its processes. Memory that they share is counted once (proportional set size)."""
+def cost_of(command: list[str], every_s: float = 0.5) -> Cost:
+    """Runs a command and watches its processes, seldom, because looking costs the machine something as well.
+
+    Memory that they share is counted once (proportional set size).
+    """
     began, peak, processor = time.perf_counter(), 0.0, 0.0
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     watched = psutil.Process(running.pid)
