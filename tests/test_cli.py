@@ -217,6 +217,41 @@ def test_score_prints_one_object(culane: Path, capsys: pytest.CaptureFixture[str
     }
 
 
+def test_culane_looks_at_the_folder_first_and_resumes(
+    culane: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = tmp_path / "small.toml"
+    profile.write_text(
+        'detectors = ["toy"]\nbits = ["w8a8"]\nseeds = [0]\ncalibration_images = 3\n[methods.fp32]\n[methods.minmax]\n'
+    )
+    words = ["culane", "--root", str(culane), "--profile", str(profile)]
+    assert call(*words) == 0
+    out = capsys.readouterr().out
+    assert "6 test images listed, CULane has 34,680: not the full set" in out
+    assert "official weights: none given (make weights" in out
+    assert "2 cells measured now, 0 taken from earlier records" in out
+    assert "images/s" in out
+    assert call(*words) == 0
+    assert "0 cells measured now, 2 taken from earlier records" in capsys.readouterr().out
+    (culane / "driver/4.jpg").unlink()
+    assert call(*words) == 2
+    assert "driver/4.jpg: listed, but not here" in complaint(capsys)
+
+
+def test_doctor_checks_a_culane_folder(
+    culane: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli.health, "room", lambda *_: iter(()))  # this machine's memory is another matter
+    words = ["doctor", "--culane", str(culane), "--weights", str(tmp_path)]
+    assert call(*words) == 0
+    out = capsys.readouterr().out
+    assert f"ok   {culane}: 12 lanes annotated on the test images\n" in out
+    assert "note" in out
+    (culane / "driver/4.lines.txt").unlink()
+    assert call(*words) == 1
+    assert f"BAD  {culane}/driver/4.lines.txt: no such annotation" in capsys.readouterr().out
+
+
 def test_predict_an_image_and_a_folder(
     culane: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

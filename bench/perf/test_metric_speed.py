@@ -155,7 +155,7 @@ def test_tusimple_scores(benchmark: Any) -> None:
 
 
 def _regression() -> tuple[reference_tusimple.Slope, str]:
-    """scikit-learn's, which ``lane.py`` uses, where it is installed; else NumPy's, a sixth of its cost."""
+    """scikit-learn's, which ``lane.py`` uses, where it is installed; else NumPy's, which costs much less."""
     if importlib.util.find_spec("sklearn") is None:
         return reference_tusimple.least_squares, "numpy"
     from sklearn.linear_model import LinearRegression
