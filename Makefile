@@ -28,7 +28,7 @@ $(READY): requirements.lock scripts/setup.sh
 reproduce-table: $(READY) ## every method on the embedded detectors: table, CSV and plots in results/runs/PROFILE
 	@$(BIN)/python -m bench run --profile $(PROFILE)
 
-bench-culane: $(READY) ## the same on real CULane: make bench-culane CULANE=DIR [WEIGHTS=DIR]
+bench-culane: $(READY) ## the same on real CULane: make bench-culane CULANE=DIR [WEIGHTS=weights]
 	@$(BIN)/python -m bench culane --root "$(CULANE)" --weights "$(WEIGHTS)" --profile $(PROFILE)
 
 weights: $(READY) ## fetch official checkpoints: make weights [DETECTOR=NAME [VARIANT=NAME]] [WEIGHTS=weights]

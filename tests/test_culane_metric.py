@@ -220,6 +220,16 @@ def test_runs_are_the_pixels_that_opencv_draws(kind: str, thickness: int) -> Non
 
 
 @pytest.mark.usefixtures("route")
+@pytest.mark.parametrize("turns", [3, 12, 90])
+def test_a_zigzag_of_many_turns_is_what_opencv_draws(turns: int) -> None:
+    along = np.arange(turns + 2)
+    points = np.stack([40 + 2.5 * along, 100 + 6.0 * (along % 2)], axis=1)
+    assert np.array_equal(
+        _covered(points, (200, 340), 30), _drawn(pixel_paths([points])[0].T, (200, 340), 30)
+    )
+
+
+@pytest.mark.usefixtures("route")
 def test_a_curve_that_is_not_a_number_is_drawn_as_the_evaluator_draws_it() -> None:
     points = np.array([[400.0, 500.0], [400.0, 500.0], [500.0, 300.0]])
     paths = pixel_paths([points])

@@ -35,10 +35,10 @@ class _Choice:
 
 
 def compiled_loops() -> ModuleType | None:
-    """The compiled loops, loaded; None where Numba is not installed or does not work."""
+    """The compiled loops, loaded; None where Numba is not installed, or finds no folder for what it compiles."""
     if not _Choice.looked:
         _Choice.looked = True
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError, RuntimeError):
             _Choice.loops = importlib.import_module("bench.metrics.compiled")
     return _Choice.loops
 
@@ -74,14 +74,16 @@ def strokes_of(
     bounds = np.cumsum([0, *map(len, lanes)])
     runs, layers, to_draw = loops.walk(points, bounds, image_size, table)
     lane_of = np.repeat(np.arange(len(lanes)), layers)
+    drawn = {}
     for lane in np.flatnonzero(to_draw[:, 1]).tolist():
         path = loops.pixels(points[bounds[lane] : bounds[lane + 1]])[:, slice(*to_draw[lane])]
-        drawn = drawn_runs(path, image_size, thickness)
-        runs = np.concatenate([runs, drawn])
-        lane_of = np.concatenate([lane_of, np.full(len(drawn), lane)])
-        if layers[lane]:
-            make_disjoint(runs, np.flatnonzero(lane_of == lane))
-    runs, lane_of = in_order(runs, lane_of) if to_draw.any() else (runs, lane_of)
+        drawn[lane] = drawn_runs(path, image_size, thickness)
+    if drawn:
+        counts = [len(own) for own in drawn.values()]
+        lane_of = np.concatenate([lane_of, np.repeat(list(drawn), counts)])
+        runs, lane_of = in_order(np.concatenate([runs, *drawn.values()]), lane_of)
+    for lane in (lane for lane in drawn if layers[lane]):
+        make_disjoint(runs, np.flatnonzero(lane_of == lane))
     return Strokes(runs, lane_of, areas_of(runs, lane_of, len(lanes)), np.diff(bounds) < 2)
 
 
