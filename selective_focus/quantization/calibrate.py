@@ -12,7 +12,9 @@ from selective_focus.quantization.affine import Grid, grid_from_range
 from selective_focus.quantization.config import FLOAT_BITS, QuantizationConfig
 from selective_focus.quantization.histogram import Histogram
 from selective_focus.quantization.layers import (
+    ActivationQuantizer,
     QuantizedLayer,
+    QuantizedMatMul,
     activation_quantizers,
     float_weights,
     quantized_layers,
@@ -54,19 +56,34 @@ def calibrate_activations(model: nn.Module, chunks: Sequence[Tensor], config: Qu
         observed = [quantizer.observer for quantizer in quantizers]
         for quantizer in quantizers:
             quantizer.observer = None
+    factors = _factors_of_products(model)
     for quantizer, histogram in zip(quantizers, observed, strict=True):
         if histogram is not None and histogram.count:
-            quantizer.set_grid(activation_grid(histogram, quantizer.bits, config))
+            product = quantizer in factors
+            quantizer.set_grid(activation_grid(histogram, quantizer.bits, config, product=product))
             quantizer.enabled = True
 
 
-def activation_grid(histogram: Histogram, bits: int, config: QuantizationConfig) -> Grid:
-    """The grid of one activation, per tensor and asymmetric, from all its calibration values."""
+def _factors_of_products(model: nn.Module) -> set[ActivationQuantizer]:
+    """The quantizers of what attention products multiply."""
+    products = [module for module in model.modules() if isinstance(module, QuantizedMatMul)]
+    return {quantizer for product in products for quantizer in (product.left, product.right)}
+
+
+def activation_grid(
+    histogram: Histogram, bits: int, config: QuantizationConfig, *, product: bool = False
+) -> Grid:
+    """The grid of one activation, per tensor and asymmetric, from all its calibration values.
+
+    Args:
+        product: it is a factor of an attention product. ACIQ does not clip those: attention is almost all zeros and
+            a few ones, no density of its kind, and its authors clip the outputs of convolutions and linear layers.
+    """
     if config.activation_range == "mse":
         lo, hi = mse_grid(histogram, bits, p=config.activation_power)
     elif config.activation_range == "percentile":
         lo, hi = _percentile(histogram, config.percentile)
-    elif config.activation_range == "aciq":
+    elif config.activation_range == "aciq" and not product:
         one_sided = histogram.minimum >= 0
         lo, hi = aciq_range(_statistics(histogram), bits, config.aciq_density, one_sided)
     else:
