@@ -20,6 +20,9 @@ from selective_focus.quantization.layers import ActivationQuantizer
 
 _LOG = logging.getLogger(__name__)
 
+BACKEND = "inductor"
+"""Of ``torch.compile``: PyTorch's own, which needs a C++ compiler for a CPU."""
+
 
 class StepMasks:
     """The masks of one step, in place of a ``MaskPool``. The first step draws them as it goes, the others before."""
@@ -62,7 +65,7 @@ class CompiledUnit:
         self._masks: StepMasks | None = None
         self._calls = 0
         torch._dynamo.reset()  # blocks of one class share their code, and so the limit of its compiled versions
-        self._compiled = torch.compile(unit, dynamic=False)
+        self._compiled = torch.compile(unit, dynamic=False, backend=BACKEND)
         self.works = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -144,6 +144,9 @@ class ReconstructionConfig:
     """Calibration images, spread evenly, that nothing is learned from and no range is found on; for "best-lds"."""
     chunk_size: int = 16
     """Images per forward pass where nothing is learned."""
+    compile: bool = False
+    """Run each unit's forward and backward pass through ``torch.compile`` (``compiled.py``): the same result but for
+    rounding. Takes up to minutes a unit first, for long reconstructions; without a compiler, a line says so."""
     memory_budget_mb: float | None = None
     """MiB for the activations of all calibration images that block-wise methods keep; None: no limit. Over it they
     go to temporary files, with the same result (``cache_plan.py``)."""
