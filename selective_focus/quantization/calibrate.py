@@ -19,7 +19,7 @@ from selective_focus.quantization.layers import (
     float_weights,
     quantized_layers,
 )
-from selective_focus.quantization.ranges import min_max, mse_grid, mse_shrink
+from selective_focus.quantization.ranges import golden_section, min_max, mse_grid, mse_shrink
 
 
 def calibrate_weights(model: nn.Module, config: QuantizationConfig) -> None:
@@ -32,12 +32,16 @@ def calibrate_weights(model: nn.Module, config: QuantizationConfig) -> None:
 def weight_grid(layer: QuantizedLayer, config: QuantizationConfig) -> Grid:
     """The grid of one layer's weight, per output channel or for the whole tensor."""
     rows, bits, symmetric = layer.rows(layer.float_weight), layer.weight_bits, config.weight_symmetric
-    if config.weight_range == "min-max":
-        lo, hi = min_max(rows, per_channel=config.weight_per_channel)
-        return grid_from_range(lo, hi, bits, symmetric)
-    return mse_shrink(
-        rows, bits, config.weight_per_channel, symmetric, config.weight_power, include_zero=True
-    )
+    per_channel, p, rule = config.weight_per_channel, config.weight_power, config.symmetric_rule
+    if config.weight_range == "mse":
+        return mse_shrink(rows, bits, per_channel, symmetric, p, rule=rule, include_zero=True)
+    if config.weight_range == "mse-grid":
+        lo, hi = mse_grid(rows, bits, per_channel, symmetric, p, rule=rule)
+    elif config.weight_range == "golden-section":
+        lo, hi = golden_section(rows, bits, per_channel, symmetric, p, rule)
+    else:
+        lo, hi = min_max(rows, per_channel)
+    return grid_from_range(lo, hi, bits, symmetric, rule)
 
 
 def calibrate_activations(model: nn.Module, chunks: Sequence[Tensor], config: QuantizationConfig) -> None:
@@ -79,11 +83,16 @@ def activation_grid(
         product: it is a factor of an attention product. ACIQ does not clip those: attention is almost all zeros and
             a few ones, no density of its kind, and its authors clip the outputs of convolutions and linear layers.
     """
-    if config.activation_range == "mse":
-        lo, hi = mse_grid(histogram, bits, p=config.activation_power)
-    elif config.activation_range == "percentile":
+    kind, p = config.activation_range, config.activation_power
+    if kind == "mse":
+        lo, hi = mse_grid(histogram, bits, p=p)
+    elif kind == "golden-section":
+        lo, hi = golden_section(histogram, bits, p=p)
+    elif kind == "percentile":
         lo, hi = _percentile(histogram, config.percentile)
-    elif config.activation_range == "aciq" and not product:
+    elif kind == "average-min-max":
+        lo, hi = map(torch.tensor, histogram.average_extremes)
+    elif kind == "aciq" and not product:
         one_sided = histogram.minimum >= 0
         lo, hi = aciq_range(_statistics(histogram), bits, config.aciq_density, one_sided)
     else:
