@@ -18,6 +18,7 @@ from selective_focus.detector import Heads, LaneDetector, QuantizationLog
 from selective_focus.lane_distortion import RowLanes, lane_distortion_scores, mean_distortion, sample_rows
 from selective_focus.quantization.cache_plan import plan_caches, unit_sizes
 from selective_focus.quantization.calibrate import calibrate_activations, calibrate_weights
+from selective_focus.quantization.compiled import CompiledUnit
 from selective_focus.quantization.config import (
     ConfigurationError,
     QuantizationConfig,
@@ -224,6 +225,7 @@ class QuantizationJob:
         steps_in_all: int,
     ) -> None:
         function = unit.bind(self.model)
+        compiled = CompiledUnit(function, learnable.quantizers) if settings.compile else None
         # Without the method's name: at one seed every method sees the same batches and masks in a unit.
         seed = named_seed(self.seed, unit.name, "batches")
         quantizers = learnable.quantizers
@@ -231,7 +233,7 @@ class QuantizationJob:
         with dropping(quantizers, settings.keep_probability, masks) as drop:
 
             def step_loss(index: Tensor, step: int) -> Tensor:
-                return data.loss(function, index, p, drop.pool)
+                return data.loss(compiled or function, index, p, drop.pool)
 
             def hard_loss() -> float:
                 total = 0.0
@@ -251,6 +253,8 @@ class QuantizationJob:
                 watch=lambda step, loss: self.progress(steps_before + step, steps_in_all),
                 lds=lambda: self.held_back_lds(to_come),
             )
+        if compiled is not None:
+            entry["compiled"] = compiled.works
         if data.fisher is not None:
             entry["fisher"] = data.fisher.to_dict()
         self.log.units.append(entry)

@@ -26,6 +26,7 @@ from selective_focus.head_sensitivity import Mode, head_sensitivity
 from selective_focus.job import QuantizationJob, heads_of, named_seed
 from selective_focus.lane_distortion import REFERENCE_SIZE, Norm, Reduction
 from selective_focus.methods import Method
+from selective_focus.quantization.compiled import CompiledUnit
 from selective_focus.quantization.config import ConfigurationError
 from selective_focus.quantization.layers import activation_quantizers
 from selective_focus.quantization.reconstruct import Learnable, dropping, optimise
@@ -125,10 +126,14 @@ class HeadReconstruction:
         width = job.detector.image_size[1] / REFERENCE_SIZE[1]
         self.lds_delta = None if options.lds_delta is None else options.lds_delta * width
         self.measuring_s = 0.0
+        self.compiled: CompiledUnit | None = None
+        """The network as its steps run it, where they are compiled."""
 
     def step_loss(self, index: Tensor, step: int) -> Tensor:
         """Loss of the calibration images ``index`` over the heads that are active at ``step`` (from 1)."""
-        return self.loss(index, self.selection.weights(step) if self.options.selection else None)
+        weights = self.selection.weights(step) if self.options.selection else None
+        network = self.compiled or self.job.model
+        return self.batch_loss(network(self.job.images[index]), index, weights)
 
     def hard_loss(self) -> float:
         """Loss of all calibration images over all heads, nothing dropped."""
@@ -137,9 +142,9 @@ class HeadReconstruction:
             parts = torch.split(torch.arange(images), size)
             return sum(float(self.loss(index)) * len(index) for index in parts) / images
 
-    def loss(self, index: Tensor, weights: Mapping[str, float] | None = None) -> Tensor:
-        """Focused loss of the calibration images ``index``, heads weighted (None: all by 1)."""
-        return self.batch_loss(self.job.model(self.job.images[index]), index, weights)
+    def loss(self, index: Tensor) -> Tensor:
+        """Focused loss of the calibration images ``index`` over all heads."""
+        return self.batch_loss(self.job.model(self.job.images[index]), index, None)
 
     def batch_loss(self, quantized: Heads, index: Tensor, weights: Mapping[str, float] | None) -> Tensor:
         """Focused loss of the quantized heads of the calibration images ``index``."""
@@ -225,6 +230,8 @@ def reconstruct_heads(job: QuantizationJob, unit: HeadReconstruction) -> None:
     learnable = Learnable.of(job.model, weights=True, scales=True, go_on=options.start in ("layer", "block"))
     if not learnable:
         return
+    if settings.compile:
+        unit.compiled = CompiledUnit(job.model, learnable.quantizers)
 
     def watch(step: int, loss: float) -> None:
         job.progress(step, settings.iterations)
@@ -246,6 +253,8 @@ def reconstruct_heads(job: QuantizationJob, unit: HeadReconstruction) -> None:
             watch,
             job.held_back_lds,
         )
+    if unit.compiled is not None:
+        entry["compiled"] = unit.compiled.works
     job.log.units.append({**entry, "measuring_s": unit.measuring_s})
     job.log.iterations += settings.iterations
     job.log.sensitivity = unit.selection.log

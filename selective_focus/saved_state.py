@@ -146,14 +146,18 @@ def _check_fit(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
     """Raises SavedStateError for a state that has other names or sizes than the model."""
     expected = {name: value.shape for name, value in model.state_dict().items()}
     added: dict[str, torch.Size] = {}  # what a layer makes room for when it loads
-    for name, layer in quantized_layers(model).items():
+    named = _names_in_state(model)
+    for layer in quantized_layers(model).values():
         channels = layer.rows(layer.float_weight).shape[:1]
-        added |= {f"{name}.{what}": channels for what in ("weight_scale", "weight_zero_point")}
-        if f"{name}.layer.bias" not in expected:
+        for stored in (layer.weight_scale, layer.weight_zero_point):
+            added |= dict.fromkeys(named[id(stored)], channels)
+        if layer.layer.bias is None:
             groups = getattr(layer.layer, "groups", 1) if layer.channel_axis else 1
-            added[f"{name}.layer.bias"] = torch.Size([channels[0] * groups])
+            weights = named[id(layer.layer.weight)]
+            biases = [f"{name.removesuffix('weight')}bias" for name in weights]
+            added |= dict.fromkeys(biases, torch.Size([channels[0] * groups]))
     shapes = [
-        f"{name} {list(value.shape)}, not {list(expected.get(name) or added[name])}"
+        f"{name} {list(value.shape)}, not {list(added.get(name, expected.get(name, ())))}"
         for name, value in state.items()
         if (name in expected or name in added) and value.shape not in (expected.get(name), added.get(name))
     ]
@@ -171,6 +175,14 @@ def _check_fit(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
                 f"{path}: {_first(names)} {words}; expected the state of the detector as it is built now; "
                 f"quantize it again and save it"
             )
+
+
+def _names_in_state(model: nn.Module) -> dict[int, list[str]]:
+    """id of a tensor of the model -> its names in the state, which a model may choose otherwise than its modules'."""
+    names: dict[int, list[str]] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(value), []).append(name)
+    return names
 
 
 def _check_grids(model: nn.Module) -> None:

@@ -6,8 +6,12 @@ from dataclasses import replace
 from typing import Literal
 
 from selective_focus.job import QuantizationJob
+from selective_focus.lane_bias import lane_shifts
 from selective_focus.quantization.bias import mean_outputs, shift_bias
 from selective_focus.quantization.layers import quantized_layers
+
+Space = Literal["heads", "lanes"]
+"""Where the error is measured that a bias correction takes away."""
 
 Start = Literal["ranges", "bias-correction", "layer", "block"]
 
@@ -36,10 +40,17 @@ def start_from(job: QuantizationJob, start: Start, iterations: int | None = None
         job.reconstruct_units("block", weights=True, scales=True, settings=settings)
 
 
-def correct_output_biases(job: QuantizationJob) -> None:
-    """One closed-form shift of each head's bias, by the calibration images' mean error in each channel."""
+def correct_output_biases(job: QuantizationJob, space: Space = "heads") -> None:
+    """One closed-form shift of each output layer's bias, from the calibration images.
+
+    "heads": the mean error of each channel. "lanes": where it moves lanes, the least-squares shift that brings them
+    back (``lane_bias.py``).
+    """
     expected = mean_outputs(job.float_model, job.twins.output_layers, job.chunks())
     found = mean_outputs(job.model, job.twins.output_layers, job.chunks())
-    for name, layer in quantized_layers(job.model).items():
-        if name in expected:
-            shift_bias(layer.layer, expected[name] - found[name])
+    shifts = {name: mean - found[name] for name, mean in expected.items()}
+    if space == "lanes":
+        shifts = lane_shifts(job, shifts)
+    layers = quantized_layers(job.model)
+    for name, shift in shifts.items():
+        shift_bias(layers[name].layer, shift)

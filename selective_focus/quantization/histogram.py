@@ -32,6 +32,7 @@ class Histogram:
         self.minimum = torch.inf
         self.maximum = -torch.inf
         self.zeros = 0
+        self._batches: list[tuple[float, float]] = []
         self._start = self._width = 0.0
         self._counts = torch.zeros(2 * bins, dtype=torch.float64)
         self._sums = torch.zeros(2 * bins, dtype=torch.float64)
@@ -51,6 +52,12 @@ class Histogram:
         """Number of values seen."""
         return int(self._counts.sum()) + self.zeros
 
+    @property
+    def average_extremes(self) -> tuple[float, float]:
+        """Mean over the batches of each batch's extremes."""
+        lows, highs = zip(*self._batches, strict=True)
+        return sum(lows) / len(lows), sum(highs) / len(highs)
+
     def update(self, x: Tensor) -> None:
         """Add one batch of any shape. ValueError if it holds a value that is not finite."""
         values = x.detach().float().reshape(-1)
@@ -60,6 +67,7 @@ class Histogram:
         if not (-torch.inf < lo and hi < torch.inf):
             raise ValueError(f"calibration activations must be finite, found a range of {lo}..{hi}")
         self.minimum, self.maximum = min(self.minimum, lo), max(self.maximum, hi)
+        self._batches.append((lo, hi))
         if lo == hi == 0:
             self.zeros += values.numel()
             return

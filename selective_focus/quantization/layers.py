@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from selective_focus.detector import MatMul
-from selective_focus.quantization.affine import Grid, MaskPool, fake_quantize, fake_quantize_drop
+from selective_focus.quantization.affine import Grid, fake_quantize, fake_quantize_drop
 from selective_focus.quantization.config import FLOAT_BITS, ConfigurationError, Rounding
 from selective_focus.quantization.histogram import Histogram
 from selective_focus.quantization.rounding import (
@@ -22,6 +22,14 @@ from selective_focus.quantization.rounding import (
     unsettled_share,
     v_of_rounded,
 )
+
+
+class Masks(Protocol):
+    """Where an activation quantizer gets its masks from."""
+
+    def draw(self, like: Tensor) -> Tensor | None:
+        """A mask for ``like``: floats, 1 where it is quantized; None: everywhere."""
+        ...
 
 
 class ActivationQuantizer(nn.Module):
@@ -43,7 +51,7 @@ class ActivationQuantizer(nn.Module):
         self.enabled = bits != FLOAT_BITS
         self.calibrated = False
         self.observer: Histogram | None = None
-        self.masks: MaskPool | None = None
+        self.masks: Masks | None = None
         """While set, elements are quantized with the pool's probability only (QDrop)."""
 
     @property

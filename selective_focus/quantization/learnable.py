@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from selective_focus.quantization.affine import MaskPool
 from selective_focus.quantization.layers import (
     ActivationQuantizer,
+    Masks,
     QuantizedLayer,
     activation_quantizers,
     quantized_layers,
@@ -84,7 +85,7 @@ class dropping:
 
     def __init__(self, quantizers: Sequence[ActivationQuantizer], keep_probability: float, seed: int) -> None:
         self._quantizers = quantizers
-        self._before: list[MaskPool | None] = []
+        self._before: list[Masks | None] = []
         self.pool = MaskPool(keep_probability, seed) if keep_probability < 1 else None
 
     def __enter__(self) -> dropping:

@@ -86,6 +86,7 @@ def optimise(
     optimiser = torch.optim.Adam(_parameter_groups(learnable, config))
     keeper = StateKeeper(config.kept_state, learnable, hard_loss, lds)
     loss = nearest = keeper.look(0)
+    _check_finite(name, loss, 0, config)
     looks = look_steps(config)
     drawn = batches(images, config.batch_size, config.iterations, seed, config.batch_sampling)
     for step, index in enumerate(drawn, start=1):
@@ -101,7 +102,7 @@ def optimise(
         if watch is not None:
             watch(step, loss)
         if step in looks:
-            keeper.look(step)
+            _check_finite(name, keeper.look(step), step, config)
     kept = keeper.restore()
     roundings = sum(v.numel() for v in learnable.roundings)
     return {

@@ -32,8 +32,9 @@ class MappedRows:
         """
         if self._count == 0:
             self._shape, self._dtype, self._channels_last = part.shape[1:], part.dtype, is_channels_last(part)
+            self._device = part.device
         stored = part.movedim(1, -1) if self._channels_last else part
-        self._file.write(stored.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        self._file.write(stored.contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)
         self._count += len(part)
 
     def finish(self) -> MappedRows:
@@ -44,9 +45,10 @@ class MappedRows:
         return self
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """The rows ``index`` [k] -> [k, ...]."""
+        """The rows ``index`` [k] -> [k, ...], on the device that they came from."""
         if self._map is None:
             raise RuntimeError("rows of a file are read before finish() was called")
+        index = index.cpu()
         flat = torch.frombuffer(self._map, dtype=self._dtype)
         if self._channels_last:
             c, h, w = self._shape
@@ -56,7 +58,7 @@ class MappedRows:
         del flat
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
-        return found
+        return found.to(self._device)
 
     def close(self) -> None:
         """Give the file back now."""
