@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lane_models.lane_slots import SLOTS, class_logits
 from lane_models.road_crop import FRAME
-from lane_models.scnn.decode import class_logits
-from lane_models.scnn.model import SCNN, SLOTS
+from lane_models.scnn.model import SCNN
 
 Polyline = npt.NDArray[np.float64]
 
@@ -45,7 +45,7 @@ class TrainingLoss(nn.Module):
         """lanes: polylines [P, 2] in network pixels of each image; slots: 1..4 of each, else not learned."""
         size = self.config.input_size
         drawn = np.stack([slot_map(*one, size) for one in zip(lanes, slots, strict=True)])
-        logits = class_logits(heads, self.config)
+        logits = class_logits(heads, size)
         classes = torch.from_numpy(drawn).to(logits.device).long()
         present = torch.tensor([[k + 1 in image for k in range(SLOTS)] for image in slots])
         exists = heads["existence"][..., 0]
