@@ -9,7 +9,7 @@ Heads, for N images:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lane_models.road_crop import FRAME
+from lane_models.road_crop import FRAME, RoadCrop
 from selective_focus import Lane
 
 SLOTS = 4
@@ -95,6 +95,16 @@ def whole_frame_rules(size: tuple[int, int]) -> SlotRules:
     ys = np.asarray(FRAME[0] - GAP * np.arange(POINTS) - 1.0, dtype=np.float64)
     xs = np.floor(np.arange(width) / width * FRAME[1])
     return SlotRules(size, rows, ys, xs)
+
+
+def crop_rules(crop: RoadCrop, refine: int) -> SlotRules:
+    """The rules of a small variant: rows as far apart, from the lowest of the crop up; columns refined."""
+    height = crop.size[0]
+    top, bottom = crop.rows
+    step = GAP * height / (bottom - top)
+    rows = [round(height - 1 - i * step) for i in range(int((height - 1) / step) + 1)]
+    ys = crop.to_frame(np.stack((np.zeros(len(rows)), rows), axis=1))[:, 1]
+    return replace(whole_frame_rules(crop.size), rows=rows, ys=ys, refine=refine)
 
 
 def class_logits(heads: Mapping[str, Tensor], size: tuple[int, int], aligned: bool = True) -> Tensor:

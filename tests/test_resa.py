@@ -18,7 +18,10 @@ from lane_models.checkpoint import CheckpointError
 from lane_models.lane_slots import class_logits
 from lane_models.resa.decode import slot_rules
 from lane_models.resa.detector import RESADetector
-from lane_models.resa.model import ALPHA, ShiftAggregator, Upsampler
+from lane_models.resa.loss import TrainingLoss
+from lane_models.resa.model import ALPHA, RESA, RESAConfig, ShiftAggregator, Upsampler
+from lane_models.road_crop import RoadCrop
+from lane_models.slot_loss import slot_map
 from selective_focus import Heads
 from selective_focus.quantization.trace import trace
 
@@ -224,3 +227,26 @@ def test_foreground_is_where_the_lane_is(unweighted: RESADetector) -> None:
     assert float(foreground["pixel_classes"][0, 0, :, 40].min()) > 0.9
     assert float(foreground["pixel_classes"][0, 0, :, 60].max()) < 0.1
     assert torch.equal(foreground["existence"], torch.ones_like(heads["existence"]))
+
+
+# ---- training
+
+
+def test_few_lanes_are_learned_by_heart() -> None:
+    torch.manual_seed(0)
+    small = RESAConfig(width=8, channels=16, input_size=(64, 192), crop=RoadCrop(size=(64, 192)), refine=8)
+    model, y = RESA(small).train(), np.linspace(64, 13, 20)
+    lanes = [[np.stack((50 + 0.6 * (64 - y), y), axis=1), np.stack((150 - 0.6 * (64 - y), y), axis=1)]]
+    drawn = torch.from_numpy(slot_map(lanes[0], [1, 1], (64, 192)))
+    x = drawn.float().expand(2, 3, 64, 192) * 2 - 0.2
+    loss, optimizer = TrainingLoss(model), torch.optim.AdamW(model.parameters(), 5e-3)
+    history: list[dict[str, float]] = []
+    for _ in range(40):
+        terms = loss(model(x), 2 * lanes, [[2, 3], [2, 3]])
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        optimizer.step()
+        history.append({name: float(term.detach()) for name, term in terms.items()})
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+    for name, before in history[0].items():
+        assert history[-1][name] < 0.5 * before, (name, before, history[-1][name])

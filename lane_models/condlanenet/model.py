@@ -154,6 +154,9 @@ class CondLaneNet(nn.Module):
         self.neck = Neck(self.backbone.channels[1:], config.channels)
         self.bbox_head = Head(config)
         initialise(self)
+        # At first hardly any cell is a start (Lin et al. 2017, section 4.1), and kernels are near zero.
+        for branch in (self.bbox_head.ctnet_head.hm, self.bbox_head.ctnet_head.params):
+            nn.init.normal_(branch[-1].weight, std=0.001)
         self.bbox_head.ctnet_head.hm[-1].bias.data.fill_(-RARE)
 
     def forward(self, x: Tensor) -> Heads:

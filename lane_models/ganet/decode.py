@@ -58,9 +58,9 @@ def decode(
 ) -> list[list[Lane]]:
     """Heads of N images -> their lanes, in pixels of a frame of ``image_size`` (H, W).
 
-    Each network's own key points count. A lane's points run from the top down, one or several a row, in whole
-    pixels of CULane's frame as published; its score, which the official code does not give, is their mean one.
-    Key points with values that are not finite are left out.
+    Each network's own key points count. A lane's points run from the top down, one or several a row, in whole pixels
+    of CULane's frame as published (small variant: in fractions); its score, which the official code does not give, is
+    the mean of theirs. Key points with values that are not finite are left out.
     """
     peaks = peak_scores(heads)[:, 0].cpu().numpy()
     points, roots = (
@@ -81,7 +81,9 @@ def _lanes(
     finite = np.isfinite(points).all(axis=2) & np.isfinite(roots).all(axis=2)
     chosen = (peaks > config.threshold) & finite
     found, score = points[chosen], peaks[chosen]
-    frame = np.trunc(in_frame(found * STRIDE, config.input_size, FRAME))
+    frame = in_frame(found * STRIDE, config.input_size, FRAME, config.crop)
+    if config.crop is None:
+        frame = np.trunc(frame)
     group = groups_of(roots[chosen], config.radius)
     members = [group == g for g in range(group.max(initial=-1) + 1)]
     return [Lane(frame[m] * scale, float(score[m].mean())) for m in members if m.sum() > config.least]

@@ -17,10 +17,17 @@ from lane_models.backbones.self_attention import SelfAttention
 from lane_models.below_sky import in_frame, network_input
 from lane_models.ganet.decode import at_points, decode, peak_scores, scores
 from lane_models.ganet.model import STRIDE, GANet, GANetConfig
+from lane_models.road_crop import RoadCrop
 from selective_focus import Lane, LaneDetector
 
-VARIANTS: Mapping[str, GANetConfig] = {"s_r18": GANetConfig(), "m_r34": GANetConfig(depth=34)}
-"""The published networks for CULane."""
+VARIANTS: Mapping[str, GANetConfig] = {
+    "s_r18": GANetConfig(),
+    "m_r34": GANetConfig(depth=34),
+    "synthetic": GANetConfig(
+        width=16, channels=32, wide=64, input_size=(128, 384), crop=RoadCrop(), radius=2.0, least=2
+    ),
+}
+"""The published networks for CULane; "synthetic" is small, of our own making, and reads the road alone."""
 
 
 class GANetDetector(LaneDetector):
@@ -48,6 +55,7 @@ class GANetDetector(LaneDetector):
     def __init__(self, variant: str = "s_r18") -> None:
         self.variant = variant
         self.config = VARIANTS[variant]
+        self.crop = self.config.crop
         self.input_size = self.config.input_size
         self.model: GANet = GANet(self.config).eval()
         kinds = BasicBlock | SelfAttention
@@ -57,8 +65,8 @@ class GANetDetector(LaneDetector):
         )
 
     def transform(self, image_bgr: npt.NDArray[np.uint8]) -> Tensor:
-        """The rows below the sky in OpenCV's colour order (see ``below_sky``)."""
-        return network_input(image_bgr, self.input_size)
+        """The rows below the sky in OpenCV's colour order (see ``below_sky``); small variant: see ``RoadCrop``."""
+        return network_input(image_bgr, self.input_size, self.crop)
 
     def decode(
         self, heads: Mapping[str, Tensor], image_size: tuple[int, int] | None = None
@@ -78,7 +86,9 @@ class GANetDetector(LaneDetector):
         All cells' points, so that those of two networks line up. The weight, without gradient, is the cell's score
         where it is a peak: with the full-precision weights its peaks count.
         """
-        corners = in_frame(np.array([[0.0, 0.0], [STRIDE, STRIDE]]), self.input_size, self.image_size)
+        corners = in_frame(
+            np.array([[0.0, 0.0], [STRIDE, STRIDE]]), self.input_size, self.image_size, self.crop
+        )
         first, second = torch.from_numpy(corners).to(heads["cell_offsets"])
         points = at_points(heads, "cell_offsets").flatten(2).transpose(1, 2)
         coordinates = first + points * (second - first)

@@ -15,10 +15,14 @@ from lane_models.backbones.fpn import FPN
 from lane_models.backbones.resnet import BLOCKS, ResNet, initialise
 from lane_models.backbones.self_attention import AttentionStack
 from lane_models.deform_conv import DeformConv2d
+from lane_models.road_crop import RoadCrop
 from selective_focus import Heads
 
 STRIDE = 8
 """Pixels of the input for a cell of the maps."""
+
+RARE = 2.19
+"""Initial logit, but for the sign, of networks that are to be trained: a probability of 0.1."""
 
 SAMPLES = (7, 5, 3)
 """Points that an aggregator reads on each level; the last two levels' never run."""
@@ -29,8 +33,8 @@ class GANetConfig:
     """Everything in which variants differ.
 
     depth: of the ResNet. width: channels of its first stage. channels, wide: of the pyramid, of the aggregator.
-    threshold: what a key point's score must exceed. radius: key points whose starts are so near, in cells, are of
-    one lane. least: a lane has more points than that.
+    crop: None: the rows below the sky, as published. threshold: what a key point's score must exceed.
+    radius: key points whose starts are so near, in cells, are of one lane. least: a lane has more points than that.
     """
 
     depth: int = 18
@@ -38,6 +42,7 @@ class GANetConfig:
     channels: int = 64
     wide: int = 256
     input_size: tuple[int, int] = (320, 800)
+    crop: RoadCrop | None = None
     threshold: float = 0.4
     radius: float = 3.0
     least: int = 10
@@ -169,6 +174,14 @@ class GANet(nn.Module):
         self.neck = Neck(self.backbone.channels[1:], config.channels, config.wide)
         self.bbox_head = Head(config.channels)
         initialise(self)
+        # At first hardly any cell holds a point (Lin et al. 2017, section 4.1), and points are where their cells are.
+        head = self.bbox_head
+        heat_maps = (head.centerpts_head.hm, head.keypts_head.hm)
+        for branch in (*heat_maps, head.offset_head.offset_map, head.reg_head.offset_map):
+            nn.init.normal_(branch[-1].weight, std=0.001)
+        for branch in heat_maps:
+            branch[-1].bias.data.fill_(-RARE)
+        nn.init.normal_(self.neck.def_convs[0].reppoints_pts_init_out.weight, std=0.001)
 
     def forward(self, x: Tensor) -> Heads:
         heads: Heads = self.bbox_head(self.neck(self.backbone(x)[1:]))

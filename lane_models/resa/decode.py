@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from lane_models import lane_slots
-from lane_models.lane_slots import GAP, POINTS, SlotRules, whole_frame_rules
+from lane_models.lane_slots import GAP, POINTS, SlotRules, crop_rules, whole_frame_rules
 from lane_models.resa.model import RESAConfig
 from lane_models.road_crop import FRAME
 from selective_focus import Lane
@@ -23,6 +23,8 @@ def slot_rules(config: RESAConfig) -> SlotRules:
     pytorch-auto-drive: as its SCNN. Original: columns are counted from 1 and positions are rounded (halves to
     even), so that no column is lost to "no point".
     """
+    if config.crop is not None:
+        return crop_rules(config.crop, config.refine)
     if not config.original:
         return whole_frame_rules(config.input_size)
     height, width = config.input_size

@@ -15,10 +15,11 @@ from torch import Tensor
 from lane_models import checkpoint, lane_slots
 from lane_models.backbones.bottleneck import Bottleneck
 from lane_models.backbones.resnet import BasicBlock
+from lane_models.lane_slots import STRIDE
 from lane_models.pytorch_auto_drive import imagenet_input, new_names
 from lane_models.resa.decode import CUT_HEIGHT, decode, slot_rules
 from lane_models.resa.model import RESA, RESAConfig, Upsampler
-from lane_models.road_crop import FRAME
+from lane_models.road_crop import FRAME, RoadCrop
 from selective_focus import Lane, LaneDetector
 
 MEAN_BGR = (103.939, 116.779, 123.68)
@@ -29,8 +30,10 @@ VARIANTS: Mapping[str, RESAConfig] = {
     "r34": RESAConfig(depth=34),
     "zju_r34": RESAConfig(depth=34, original=True),
     "zju_r50": RESAConfig(depth=50, original=True),
+    "synthetic": RESAConfig(width=16, channels=32, input_size=(128, 384), crop=RoadCrop(), refine=STRIDE),
 }
-"""The published networks for CULane: pytorch-auto-drive's, and those of the authors' repository."""
+"""The published networks for CULane: pytorch-auto-drive's, and those of the authors' repository.
+"synthetic" is small, of our own making, and reads the road alone."""
 
 
 class RESADetector(LaneDetector):
@@ -48,6 +51,7 @@ class RESADetector(LaneDetector):
     def __init__(self, variant: str = "r18") -> None:
         self.variant = variant
         self.config = VARIANTS[variant]
+        self.crop = self.config.crop
         self.input_size = self.config.input_size
         self.model: RESA = RESA(self.config).eval()
         classes = "decoder" if self.config.original else "decoder.output_proj"
@@ -60,6 +64,8 @@ class RESADetector(LaneDetector):
 
     def transform(self, image_bgr: npt.NDArray[np.uint8]) -> Tensor:
         """pytorch-auto-drive: see ``imagenet_input``. Original: the rows below the sky, bicubic, BGR, less the mean."""
+        if self.crop is not None:
+            return self.crop.normalise(self.crop.cut(image_bgr))
         if not self.config.original:
             return imagenet_input(image_bgr, self.input_size)
         top = round(CUT_HEIGHT * image_bgr.shape[0] / FRAME[0])

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from lane_models.backbones.bottleneck import BLOCKS as BOTTLENECKS
 from lane_models.backbones.bottleneck import BottleneckResNet
-from lane_models.backbones.resnet import BLOCKS, LastStage, initialise
+from lane_models.backbones.fpn import Pyramid
+from lane_models.backbones.resnet import BLOCKS, LastStage, ResNet, initialise
 from lane_models.lane_slots import SLOTS, STRIDE, Existence, Reducer
+from lane_models.road_crop import RoadCrop
 from lane_models.state_keys import use_official_keys
 from selective_focus import Heads
 
-CHANNELS = 128
-"""Of the features that are shifted."""
 ALPHA = 2.0
 """Weight of what a shift adds."""
 EPS = 1e-3
@@ -30,6 +30,9 @@ class RESAConfig:
     """Everything in which RESA variants differ.
 
     depth: of the ResNet. original: the authors' repository, else pytorch-auto-drive.
+    channels: of the features that are shifted.
+    crop: None: as published; else a small variant: an r18 of ``width`` with a feature pyramid down to stride 8.
+    refine: columns on either side of the most probable one that are averaged; 0: none, as published.
 
     | | pytorch-auto-drive | original |
     | --- | --- | --- |
@@ -41,7 +44,11 @@ class RESAConfig:
 
     depth: int = 18
     original: bool = False
+    width: int = 64
+    channels: int = 128
     input_size: tuple[int, int] = (288, 800)
+    crop: RoadCrop | None = None
+    refine: int = 0
 
     @property
     def map_size(self) -> tuple[int, int]:
@@ -144,27 +151,31 @@ class RESA(nn.Module):
     def __init__(self, config: RESAConfig) -> None:
         super().__init__()
         self.config = config
+        channels = config.channels
         self.backbone, wide = _backbone(config)
         self.reducer: nn.Module
         self.decoder: nn.Module
         if config.original:
-            self.reducer = nn.Conv2d(wide, CHANNELS, 1, bias=False)
-            self.decoder = nn.Conv2d(CHANNELS, SLOTS + 1, 1)
-            self.slot_classes = nn.Sequential(nn.Conv2d(CHANNELS, SLOTS + 1, 1))
+            self.reducer = nn.Conv2d(wide, channels, 1, bias=False)
+            self.decoder = nn.Conv2d(channels, SLOTS + 1, 1)
+            self.slot_classes = nn.Sequential(nn.Conv2d(channels, SLOTS + 1, 1))
         else:
-            self.reducer = Reducer(wide, CHANNELS)
-            self.decoder = UpsamplingDecoder(CHANNELS)
+            self.reducer = Reducer(wide, channels)
+            self.decoder = UpsamplingDecoder(channels)
             self.slot_classes = nn.Sequential(
-                nn.Conv2d(CHANNELS, 32, 3, padding=4, dilation=4, bias=False),
+                nn.Conv2d(channels, 32, 3, padding=4, dilation=4, bias=False),
                 nn.BatchNorm2d(32, eps=EPS),
                 nn.ReLU(),
                 nn.Dropout2d(0.1),
                 nn.Conv2d(32, SLOTS + 1, 1),
             )
-        self.aggregator = ShiftAggregator(CHANNELS, 4 if config.original else 5)
+        self.aggregator = ShiftAggregator(channels, 4 if config.original else 5)
         self.softmax = nn.Softmax(dim=1)
         self.existence = Existence(config.map_size)
         initialise(self)
+        # What shifts add, twenty times over, starts small, or features grow by orders of magnitude.
+        for conv in (m for m in self.aggregator.modules() if isinstance(m, nn.Conv2d)):
+            nn.init.normal_(conv.weight, std=(1 / (5 * 9 * channels)) ** 0.5)
         use_official_keys(self, _original_keys() if config.original else PYTORCH_AUTO_DRIVE_KEYS)
 
     def forward(self, x: Tensor) -> Heads:
@@ -174,6 +185,7 @@ class RESA(nn.Module):
 
 
 PYTORCH_AUTO_DRIVE_KEYS = {
+    "backbone.backbone.": "backbone.resnet.",  # of the small variant's pyramid
     "reducer.": "channel_reducer.",
     "aggregator.": "spatial_conv.",
     "slot_classes.4.": "lane_classifier.layers_final.1.",
@@ -203,7 +215,9 @@ class _LastBottlenecks(BottleneckResNet):
 
 
 def _backbone(config: RESAConfig) -> tuple[nn.Module, int]:
-    """A ResNet that stays at stride 8, and its channels."""
+    """A network down to stride 8, and its channels."""
+    if config.crop is not None:
+        return Pyramid(ResNet(BLOCKS[config.depth], config.width), config.channels), config.channels
     if config.depth in BOTTLENECKS:
         deep = _LastBottlenecks(BOTTLENECKS[config.depth], (False, False, True, True))
         return deep, deep.channels[-1]
