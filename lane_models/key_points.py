@@ -1,4 +1,4 @@
-"""Labels and loss of detectors that find lanes by points on a heat map: what CondLaneNet and GANet share."""
+"""Points on a heat map, by which CondLaneNet and GANet find lanes: their scores, labels and loss."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Polyline = npt.NDArray[np.float64]
+
+
+def scores(logits: Tensor) -> Tensor:
+    """The probability of a point in every cell of a heat map's logits, float32."""
+    return logits.float().sigmoid().clamp(1e-4, 1 - 1e-4)
+
+
+def peak_scores(logits: Tensor, window: tuple[int, int]) -> Tensor:
+    """The same of logits [N, 1, h, w], but 0 where a cell of the window (rows, columns) about it has more."""
+    heat = scores(logits)
+    return heat * (F.max_pool2d(heat, window, 1, (window[0] // 2, window[1] // 2)) == heat)
 
 
 def row_columns(lane: Polyline, map_size: tuple[int, int], stride: int) -> npt.NDArray[np.float64]:

@@ -18,7 +18,7 @@ from lane_models.condlanenet.decode import (
     dense_lanes,
     expected_columns,
     last_of_groups,
-    peak_scores,
+    starts,
 )
 from lane_models.condlanenet.decode import lane_rows as rows_of
 from lane_models.condlanenet.detector import CondLaneNetDetector
@@ -82,7 +82,7 @@ def test_what_starts_give_is_official(golden: Golden, official: CondLaneNetDetec
     """The dynamic convolutions and the range of all starts, before they are grouped."""
     with torch.inference_mode():
         heads = official.heads(golden.inputs()[name])
-        peaks = peak_scores(heads)[0, 0]
+        peaks = starts(heads)[0, 0]
         cells = torch.nonzero(peaks.flatten() > 0.5)[:, 0]
         location, offset = (
             conditional_maps(at_cells(heads[kind][0], cells)[None], heads["features"])[0]

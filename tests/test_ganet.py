@@ -13,7 +13,7 @@ from torch import Tensor
 import lane_models
 from lane_models.checkpoint import CheckpointError
 from lane_models.deform_conv import DeformConv2d
-from lane_models.ganet.decode import at_points, decode, groups_of, peak_scores
+from lane_models.ganet.decode import at_points, decode, groups_of, key_points
 from lane_models.ganet.detector import GANetDetector
 from lane_models.ganet.loss import TrainingLoss, labels_of
 from lane_models.ganet.model import GANet, GANetConfig, LaneAggregator
@@ -65,7 +65,7 @@ def test_heads_and_lanes_are_official(golden: Golden, official: GANetDetector, n
     seen["pts_offset"], seen["int_offset"] = heads["root_offsets"], heads["cell_offsets"]
     for stage, value in seen.items():
         assert_close(golden, f"{name}/{stage}", value)
-    found = torch.nonzero(peak_scores(heads)[0, 0] > official.config.threshold).flip(1)
+    found = torch.nonzero(key_points(heads)[0, 0] > official.config.threshold).flip(1)
     np.testing.assert_array_equal(found, golden.expected(f"{name}/keypoint_cell"))
     roots = golden.expected(f"{name}/keypoint_root")
     np.testing.assert_array_equal(groups_of(roots, 3.0), golden.expected(f"{name}/keypoint_group"))

@@ -7,26 +7,20 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lane_models.below_sky import in_frame
 from lane_models.condlanenet.model import STRIDE, CondLaneNetConfig, conditional_maps
+from lane_models.key_points import peak_scores
 from lane_models.road_crop import FRAME
 from selective_focus import Lane
 
 FloatArray = npt.NDArray[np.float64]
 
 
-def scores(heads: Mapping[str, Tensor]) -> Tensor:
-    """The probability of a start in every cell, [N, 1, h, w], float32."""
-    return heads["heat_map"].float().sigmoid().clamp(1e-4, 1 - 1e-4)
-
-
-def peak_scores(heads: Mapping[str, Tensor]) -> Tensor:
-    """The same, 0 wherever a neighbouring cell has more: the cells that can be starts."""
-    heat = scores(heads)
-    return heat * (F.max_pool2d(heat, 3, 1, 1) == heat)
+def starts(heads: Mapping[str, Tensor]) -> Tensor:
+    """The probability of a start, [N, 1, h, w]; 0 where one of the eight cells around it has more."""
+    return peak_scores(heads["heat_map"], (3, 3))
 
 
 def at_cells(kernels: Tensor, cells: Tensor) -> Tensor:
@@ -68,7 +62,7 @@ def decode(
     """
     return [
         _lanes({name: head[i] for name, head in heads.items()}, peaks[0], config, image_size)
-        for i, peaks in enumerate(peak_scores(heads))
+        for i, peaks in enumerate(starts(heads))
     ]
 
 
@@ -107,12 +101,12 @@ def lane_rows(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     return np.arange(max(0, valid[0] - 1), min(len(inside) - 1, valid[-1] + 1) + 1)
 
 
-def lane_map(heads: Mapping[str, Tensor], starts: int = 16) -> Tensor:
+def lane_map(heads: Mapping[str, Tensor], count: int = 16) -> Tensor:
     """Where the lanes run that begin at an image's best peaks, [N, 1, R, S] in [0, 1].
 
     A start's score times the row's probability to be inside times the column's likelihood beside the row's best.
     """
-    score, cells = peak_scores(heads).flatten(1).topk(min(starts, heads["heat_map"][0].numel()))
+    score, cells = starts(heads).flatten(1).topk(min(count, heads["heat_map"][0].numel()))
     kernels = heads["location_kernels"].flatten(2).transpose(1, 2)
     chosen = kernels.gather(1, cells[..., None].expand(-1, -1, kernels.shape[-1]))
     columns = conditional_maps(chosen, heads["features"]).softmax(dim=-1)
@@ -136,5 +130,5 @@ def dense_lanes(heads: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     share = location.softmax(dim=-1)
     columns = torch.arange(share.shape[-1], dtype=share.dtype, device=share.device)
     inside = heads["row_range"].softmax(dim=1)[:, 1].flatten(2).transpose(1, 2)
-    weight = peak_scores(heads).flatten(1)[..., None] * inside
+    weight = starts(heads).flatten(1)[..., None] * inside
     return (share * (columns + offset)).sum(dim=-1), weight.detach()

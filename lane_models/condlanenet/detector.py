@@ -14,8 +14,9 @@ from lane_models import checkpoint
 from lane_models.backbones.resnet import BasicBlock
 from lane_models.backbones.self_attention import SelfAttention
 from lane_models.below_sky import in_frame, network_input
-from lane_models.condlanenet.decode import decode, dense_lanes, lane_map, scores
+from lane_models.condlanenet.decode import decode, dense_lanes, lane_map
 from lane_models.condlanenet.model import STRIDE, CondLaneNet, CondLaneNetConfig
+from lane_models.key_points import scores
 from lane_models.road_crop import RoadCrop
 from selective_focus import Lane, LaneDetector
 
@@ -73,7 +74,7 @@ class CondLaneNetDetector(LaneDetector):
 
     def foreground(self, heads: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A start's probability, [N, 1, h, w] (row range [N, 1, 1, h, w]); for the features see ``lane_map``."""
-        start = scores(heads).detach()
+        start = scores(heads["heat_map"]).detach()
         cells = dict.fromkeys(("heat_map", "location_kernels", "offset_kernels"), start)
         return {**cells, "features": lane_map(heads).detach(), "row_range": start.unsqueeze(2)}
 

@@ -65,12 +65,7 @@ class TrainingLoss(nn.Module):
         labels = labels_of(lanes, self.config.map_size, heat.device)
         target = heat_map(labels.image, labels.start, (len(heat), *heat.shape[2:]), BLUR)
         x, y = labels.start.unbind(1)
-        location, offset = (
-            conditional_maps(heads[name][labels.image, :, y, x][:, None], heads["features"][labels.image])[
-                :, 0
-            ]
-            for name in ("location_kernels", "offset_kernels")
-        )
+        location, offset = (maps_of(heads, name, labels) for name in ("location_kernels", "offset_kernels"))
         known = labels.columns.isfinite()
         columns = labels.columns[known]
         terms = {
@@ -83,6 +78,13 @@ class TrainingLoss(nn.Module):
         if len(labels.image) == 0:
             terms = {name: terms[name] if name == "starts" else heat.sum() * 0 for name in terms}
         return {name: self.weights[name] * term for name, term in terms.items()}
+
+
+def maps_of(heads: Mapping[str, Tensor], name: str, labels: Labels) -> Tensor:
+    """What the kernels ``name`` at the lanes' starts give, [M, R, S]."""
+    x, y = labels.start.unbind(1)
+    kernels = heads[name][labels.image, :, y, x]
+    return conditional_maps(kernels[:, None], heads["features"][labels.image])[:, 0]
 
 
 def labels_of(

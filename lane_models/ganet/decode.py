@@ -7,26 +7,20 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lane_models.below_sky import in_frame
 from lane_models.ganet.model import STRIDE, GANetConfig
+from lane_models.key_points import peak_scores
 from lane_models.road_crop import FRAME
 from selective_focus import Lane
 
 FloatArray = npt.NDArray[np.float64]
 
 
-def scores(logits: Tensor) -> Tensor:
-    """Probabilities of a heat map's logits, float32."""
-    return logits.float().sigmoid().clamp(1e-4, 1 - 1e-4)
-
-
-def peak_scores(heads: Mapping[str, Tensor]) -> Tensor:
+def key_points(heads: Mapping[str, Tensor]) -> Tensor:
     """The probability of a key point, [N, 1, h, w]; 0 where the cell to the left or right has more."""
-    heat = scores(heads["keypoint_map"])
-    return heat * (F.max_pool2d(heat, (1, 3), 1, (0, 1)) == heat)
+    return peak_scores(heads["keypoint_map"], (1, 3))
 
 
 def at_points(heads: Mapping[str, Tensor], name: str) -> Tensor:
@@ -62,7 +56,7 @@ def decode(
     of CULane's frame as published (small variant: in fractions); its score, which the official code does not give, is
     the mean of theirs. Key points with values that are not finite are left out.
     """
-    peaks = peak_scores(heads)[:, 0].cpu().numpy()
+    peaks = key_points(heads)[:, 0].cpu().numpy()
     points, roots = (
         at_points(heads, name).permute(0, 2, 3, 1).cpu().double().numpy()
         for name in ("cell_offsets", "root_offsets")

@@ -15,8 +15,9 @@ from lane_models import checkpoint
 from lane_models.backbones.resnet import BasicBlock
 from lane_models.backbones.self_attention import SelfAttention
 from lane_models.below_sky import in_frame, network_input
-from lane_models.ganet.decode import at_points, decode, peak_scores, scores
+from lane_models.ganet.decode import at_points, decode, key_points
 from lane_models.ganet.model import STRIDE, GANet, GANetConfig
+from lane_models.key_points import scores
 from lane_models.road_crop import RoadCrop
 from selective_focus import Lane, LaneDetector
 
@@ -92,7 +93,7 @@ class GANetDetector(LaneDetector):
         first, second = torch.from_numpy(corners).to(heads["cell_offsets"])
         points = at_points(heads, "cell_offsets").flatten(2).transpose(1, 2)
         coordinates = first + points * (second - first)
-        weight = peak_scores(heads).flatten(2).transpose(1, 2)
+        weight = key_points(heads).flatten(2).transpose(1, 2)
         return coordinates, weight.detach().expand_as(coordinates)
 
     def load_official(self, source: Mapping[str, Any] | str | Path) -> None:
