@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
+
+from lane_models import checkpoint
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -35,3 +39,12 @@ def drop_least(scores: npt.NDArray[np.floating], kept: Sequence[int], count: int
         least = min(scores[q] for q in left)
         left = [q for q in left if scores[q] > least]
     return left
+
+
+def new_names(source: Mapping[str, Any] | str | Path) -> Mapping[str, Any] | str | Path:
+    """A checkpoint as it is, or, of very old files, its weights with today's name of the existence branch."""
+    content = source if isinstance(source, Mapping) else checkpoint.read(Path(source))
+    state = checkpoint.state_dict_of(content, str(source) if content is not source else "the state dict")
+    if not any("aux_head" in key for key in state):
+        return source
+    return {key.replace("aux_head", "lane_classifier"): value for key, value in state.items()}

@@ -36,6 +36,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "clrnet": {"steps": 4000, "learning_rate": 6e-3},
     "scnn": {"steps": 3000, "learning_rate": 4e-3},
     "bezierlanenet": {"steps": 3500, "learning_rate": 4e-3},
+    "condlanenet": {"steps": 3000, "learning_rate": 4e-3},
 }
 """How the shipped weights were trained, where that differs from ``TrainingConfig``."""
 THREADS = {"laneatt": 2, "clrnet": 2}

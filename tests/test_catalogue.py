@@ -39,7 +39,9 @@ Real frames, culane_day (120), without adaptation:
 | **all** | 63.0 | 52.5 | 78.7 | 159 | 144 | 43 |
 """
 PUBLISHED_SIZES = {
-    # parameters and GMACs as worked out from the official code; of CLRNet without re-running earlier stages' layers
+    # parameters and GMACs as worked out from the official code; of CLRNet without re-running earlier stages' layers,
+    # of CondLaneNet and GANet (attention and deformable convolution added) without what nothing reads, and of
+    # CondLaneNet with the range of all 1000 cells, not of the starts that are found
     ("bezierlanenet", "r18"): (4_250_404, 7.287),
     ("bezierlanenet", "r34"): (9_637_924, 14.719),
     ("laneatt", "r18"): (12_019_314, 9.312 + 0.704),
@@ -47,6 +49,16 @@ PUBLISHED_SIZES = {
         765_786,
         0.582,
     ),  # 32 of them a norm that the official code freezes
+    ("lstr", "r18s2x"): (3_048_106, 1.996),
+    ("lstr", "r34"): (22_344_522, 16.970),
+    ("condlanenet", "s_r18"): (11_934_859, 10.126 + 0.010 - 0.009 + 0.256 + 0.261),
+    ("condlanenet", "m_r34"): (22_043_019, 19.563 + 0.010 - 0.009 + 0.256 + 0.261),
+    ("ganet", "s_r18"): (20_787_972, 21.403 + 0.459 + 0.010 - 0.046),
+    ("ganet", "m_r34"): (30_896_132, 30.840 + 0.459 + 0.010 - 0.046),
+    ("resa", "r18"): (6_617_646, 28.121),
+    ("resa", "r34"): (12_005_166, 48.293),
+    ("resa", "zju_r34"): (24_287_438, 88.195),
+    ("resa", "zju_r50"): (26_707_406, 97.042),
     ("scnn", "r18"): (12_415_049, 44.622),
     ("scnn", "vgg16-harryhan618"): (20_742_217, 109.124),
 }
@@ -104,6 +116,10 @@ def test_published_scores_are_those_of_the_released_weights(entries: list[Entry]
     assert found[("clrnet", "dla34")] == pytest.approx(0.8047)
     assert found[("laneatt", "r18")] == pytest.approx(0.7513)
     assert found[("bezierlanenet", "r34")] == pytest.approx(0.7557)
+    assert found[("condlanenet", "m_r34")] == pytest.approx(0.7874)
+    assert found[("ganet", "s_r18")] == pytest.approx(0.7879)
+    assert found[("resa", "r34")] == pytest.approx(0.7366)
+    assert found[("resa", "zju_r50")] is None
     assert found[("lstr", "culane")] == pytest.approx(0.64)
     assert found[("lstr", "tusimple")] is None
     assert found[("scnn", "vgg16-harryhan618")] is None

@@ -194,7 +194,16 @@ def test_unknown_names_list_the_known_ones() -> None:
         lane_models.build("laneatt", "r99")
 
 
-OTHER_VARIANT = {"clrnet": "r34", "laneatt": "r34", "bezierlanenet": "r34", "scnn": "vgg16", "lstr": "culane"}
+OTHER_VARIANT = {
+    "clrnet": "r34",
+    "laneatt": "r34",
+    "bezierlanenet": "r34",
+    "scnn": "vgg16",
+    "lstr": "culane",
+    "condlanenet": "m_r34",
+    "ganet": "m_r34",
+    "resa": "zju_r34",
+}
 
 
 @pytest.fixture(scope="module", params=OTHER_VARIANT)

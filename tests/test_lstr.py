@@ -112,7 +112,7 @@ def test_pytorch_auto_drive_variant_equals_official(shared: Path) -> None:
         golden.assert_close(f"{name}/curves", curves(heads))
         official = golden.meta["inputs"][name]["decoded"]["lanes"]
         for lane, expected in zip(detector.decode(heads)[0], official, strict=True):
-            np.testing.assert_allclose(lane.points, expected["points"], atol=0.2)
+            np.testing.assert_allclose(lane.points, expected["points"], atol=0.05)
             assert lane.score == pytest.approx(expected["score"], abs=1e-4)
 
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 import lane_models
 from lane_models.checkpoint import CheckpointError
-from lane_models.scnn.decode import decode, sampled_rows
+from lane_models.scnn.decode import decode, slot_rules
 from lane_models.scnn.detector import SCNNDetector
-from lane_models.scnn.loss import TrainingLoss, slot_map
+from lane_models.scnn.loss import TrainingLoss
 from lane_models.scnn.model import SCNN, MessagePassing, SCNNConfig
+from lane_models.slot_loss import slot_map
 from selective_focus import Heads
 from selective_focus.quantization.trace import trace
 
@@ -166,7 +167,7 @@ def test_lane_lands_in_the_frame(variant: str) -> None:
     [[lane]] = detector.decode(heads)
     centre = column * (width - 1) / (columns - 1) * 1640 / width
     np.testing.assert_allclose(lane.points[:, 0], centre, atol=1640 / width)
-    _, ys = sampled_rows(detector.config)
+    ys = slot_rules(detector.config).ys
     np.testing.assert_array_equal(lane.points[:, 1], ys)
     assert np.all(np.diff(ys) < 0)
     [[half]] = detector.decode(heads, (295, 820))

@@ -28,13 +28,13 @@ from selective_focus.detector import Heads
 DECODE_GOAL = 0.10
 """Of a forward, at batch 1 on a CPU."""
 ROUNDS = 7
-CANDIDATES = {"clrnet": 24, "laneatt": 60, "bezierlanenet": 4, "lstr": 4}
+CANDIDATES = {"clrnet": 24, "laneatt": 60, "bezierlanenet": 4, "lstr": 4, "condlanenet": 8}
 """Proposals above the threshold in a picture of four lanes, before suppression: about what released weights give."""
 
 CASES = [
     pytest.param(name, variant, batch, id=f"{name}-{variant}-{batch}")
     for name in lane_models.names()
-    for variant, batch in (("synthetic", 1), ("synthetic", 8), ("r18", 1), ("culane", 1))
+    for variant, batch in (("synthetic", 1), ("synthetic", 8), ("r18", 1), ("s_r18", 1), ("culane", 1))
     if variant in lane_models.variants(name)
 ]
 
@@ -73,14 +73,29 @@ def realistic_heads(detector: LaneDetector, batch: int) -> Heads:
 
 
 def raise_scores(detector: LaneDetector, heads: Heads) -> None:
-    """Makes ``CANDIDATES`` proposals certain, in four groups of neighbours, and long; SCNN: four strips of pixels."""
-    if detector.name == "scnn":
-        _, classes, _, width = heads["pixel_classes"].shape
+    """Makes ``CANDIDATES`` proposals certain, in four groups of neighbours, and long; pixels: four strips of them."""
+    if "keypoint_map" in heads:
+        width = heads["keypoint_map"].shape[-1]
+        heads["keypoint_map"][..., width // 8 :: width // 4] += 20.0
+        # All roots of a strip in one place, the strips' apart.
+        for name in ("root_offsets", "cell_offsets"):
+            heads[name].zero_()
+        rows = torch.arange(heads["root_offsets"].shape[2], dtype=heads["root_offsets"].dtype)
+        heads["root_offsets"][:, 1] = -rows[:, None]
+        return
+    if "pixel_classes" in heads:
+        _, classes, height, width = heads["pixel_classes"].shape
+        wide = max(1, height // 16)  # as many network pixels wide, whether at stride 8 or 1
         for slot in range(1, classes):
-            heads["pixel_classes"][:, slot, :, slot * width // classes] += 20.0
+            centre = slot * width // classes
+            heads["pixel_classes"][:, slot, :, centre : centre + wide] += 20.0
         heads["existence"] += 20.0
         return
-    scores = heads["existence" if detector.name == "bezierlanenet" else "classification"]
+    if "heat_map" in heads:
+        heads["row_range"][:, 1] += 20.0
+        scores = heads["heat_map"].flatten(2).transpose(1, 2)  # a view: what is added reaches the head
+    else:
+        scores = heads["existence" if detector.name == "bezierlanenet" else "classification"]
     count, groups = scores.shape[1], 4
     members = max(CANDIDATES[detector.name] // groups, 1)
     chosen = [

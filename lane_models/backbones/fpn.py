@@ -26,21 +26,34 @@ class FPN(nn.Module):
 
     1x1 lateral convolutions, top-down sums with nearest upsampling to the finer map's size, 3x3 output
     convolutions.
-    outputs: how many of the finest levels to give (and to have output convolutions for); default all.
+    outputs: how many of the finest levels to have output convolutions for; default all. used: how many of those
+    to give; default all. (Released checkpoints hold convolutions whose results nothing reads.)
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: int, outputs: int | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int,
+        outputs: int | None = None,
+        used: int | None = None,
+    ) -> None:
         super().__init__()
         count = len(in_channels) if outputs is None else outputs
+        self.used = count if used is None else used
         self.lateral_convs = nn.ModuleList(_Conv(c, channels, 1) for c in in_channels)
         self.fpn_convs = nn.ModuleList(_Conv(channels, channels, 3) for _ in range(count))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        levels = self.merged(features)[: self.used]
+        return [conv(x) for conv, x in zip(self.fpn_convs, levels, strict=False)]
+
+    def merged(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """The top-down sums, before the output convolutions."""
         merged = [lateral(x) for lateral, x in zip(self.lateral_convs, features, strict=True)]
         for i in range(len(merged) - 1, 0, -1):
             size = merged[i - 1].shape[-2:]
             merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=size, mode="nearest")
-        return [conv(x) for conv, x in zip(self.fpn_convs, merged, strict=False)]
+        return merged
 
 
 class Pyramid(nn.Module):

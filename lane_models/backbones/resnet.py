@@ -17,15 +17,24 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: [N, C, H, W] -> [N, channels, H/stride, W/stride].
 
-    dilation: of the first convolution only (pytorch-auto-drive's reading of a dilated basic block).
+    dilation: of the first convolution only (pytorch-auto-drive's reading of a dilated basic block), or of both
+    (``dilate_both``; that of the original RESA).
     """
 
-    def __init__(self, in_channels: int, channels: int, stride: int = 1, dilation: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        dilation: int = 1,
+        dilate_both: bool = False,
+    ) -> None:
         super().__init__()
+        second = dilation if dilate_both else 1
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, dilation, dilation, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, second, second, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample: nn.Module | None = None
         if stride != 1 or in_channels != channels:
@@ -46,7 +55,7 @@ class ResNet(nn.Module):
     blocks: basic blocks of each stage (see ``BLOCKS``); three numbers give a network without the last stage.
     width: channels of the stem and the first stage (64 in the paper); each further stage doubles them.
     dilated: of each stage, whether its stride becomes a dilation. As in torchvision the first block of such a
-        stage keeps the dilation from before it.
+        stage keeps the dilation from before it. dilate_both: see ``BasicBlock``.
     """
 
     def __init__(
@@ -54,6 +63,7 @@ class ResNet(nn.Module):
         blocks: Sequence[int] = BLOCKS[18],
         width: int = 64,
         dilated: Sequence[bool] = (False, False, False, False),
+        dilate_both: bool = False,
     ) -> None:
         super().__init__()
         self.channels = tuple(width * 2**i for i in range(len(blocks)))
@@ -66,8 +76,8 @@ class ResNet(nn.Module):
         for i, (name, channels) in enumerate(zip(self.stages, self.channels, strict=True)):
             before, stride = dilation, 1 if i == 0 or dilated[i] else 2
             dilation *= 2 if dilated[i] else 1
-            first = BasicBlock(in_channels, channels, stride, before)
-            others = (BasicBlock(channels, channels, 1, dilation) for _ in range(blocks[i] - 1))
+            first = BasicBlock(in_channels, channels, stride, before, dilate_both)
+            others = (BasicBlock(channels, channels, 1, dilation, dilate_both) for _ in range(blocks[i] - 1))
             self.add_module(name, nn.Sequential(first, *others))
             in_channels = channels
 
@@ -78,6 +88,13 @@ class ResNet(nn.Module):
             x = self.get_submodule(name)(x)
             outputs.append(x)
         return tuple(outputs)
+
+
+class LastStage(ResNet):
+    """A ResNet that gives the last stage's map alone, [N, channels, h, w]."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x)[-1]
 
 
 def initialise(model: nn.Module) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lane_models.backbones.resnet import ResNet
+from lane_models.backbones.sine_code import sine_code
 from lane_models.state_keys import use_official_keys
 from selective_focus.detector import Heads, MatMul
 
@@ -33,13 +34,10 @@ class SinePosition(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         n, _, h, w = features.shape
         half = self.channels // 2
-        exponent = 2 * (torch.arange(half, device=features.device) // 2) / half
-        frequency = 10000.0**exponent
 
         def code(size: int) -> Tensor:
             place = torch.arange(1, size + 1, device=features.device, dtype=torch.float32)
-            angle = (place / (size + 1e-6) * (2 * math.pi))[:, None] / frequency
-            return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1)
+            return sine_code(place / (size + 1e-6) * (2 * math.pi), half)
 
         y = code(h)[:, None].expand(h, w, half)
         x = code(w)[None].expand(h, w, half)

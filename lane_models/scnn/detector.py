@@ -12,12 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lane_models import checkpoint
+from lane_models import checkpoint, lane_slots
 from lane_models.backbones.resnet import BasicBlock
-from lane_models.pytorch_auto_drive import MEAN, STD, imagenet_input
-from lane_models.road_crop import FRAME, RoadCrop
-from lane_models.scnn.decode import class_logits, decode, sampled_rows
-from lane_models.scnn.model import HARRYHAN618_KEYS, SCNN, STRIDE, VGG_KEYS, SCNNConfig
+from lane_models.lane_slots import STRIDE
+from lane_models.pytorch_auto_drive import MEAN, STD, imagenet_input, new_names
+from lane_models.road_crop import RoadCrop
+from lane_models.scnn.decode import decode, slot_rules
+from lane_models.scnn.model import HARRYHAN618_KEYS, SCNN, VGG_KEYS, SCNNConfig
 from selective_focus import Lane, LaneDetector
 
 VARIANTS: Mapping[str, SCNNConfig] = {
@@ -70,37 +71,18 @@ class SCNNDetector(LaneDetector):
     def decode(
         self, heads: Mapping[str, Tensor], image_size: tuple[int, int] | None = None
     ) -> list[list[Lane]]:
-        """Lanes of each image from left to right (see ``lane_models.scnn.decode``)."""
+        """Lanes of each image from left to right (see ``lane_models.lane_slots``)."""
         return decode(heads, self.config, image_size or self.image_size)
 
     def foreground(self, heads: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every pixel's probability to be lane, [N, 1, h, w]; 1 for the slots' logits, which have no background."""
-        return {
-            "pixel_classes": 1 - heads["pixel_classes"].detach().softmax(dim=1)[:, :1],
-            "existence": torch.ones_like(heads["existence"]),
-        }
+        """Every pixel's probability to be lane; 1 for the slots' logits (see ``lane_slots.foreground``)."""
+        return lane_slots.foreground(heads)
 
     def geometry(self, heads: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Where the lanes are, differentiably: x in pixels of ``image_size`` at R rows, weights [N, 4, R].
-
-        x is the mean column of a slot's probabilities about the most probable one. The weight, without
-        gradient, is the slot's probability times the row's highest.
-        """
-        rows, _ = sampled_rows(self.config)
-        lines = class_logits(heads, self.config).softmax(dim=1)[:, 1:, rows]
-        column = torch.arange(lines.shape[-1], dtype=lines.dtype, device=lines.device)
-        near = (column - lines.argmax(dim=-1, keepdim=True)).abs() <= STRIDE
-        share = lines * near
-        mean = (share * column).sum(dim=-1) / share.sum(dim=-1).clamp(min=1e-12)
-        weight = (heads["existence"].sigmoid() * lines.amax(dim=-1)).detach()
-        return mean * (FRAME[1] / self.input_size[1]), weight
+        """Where the lanes are, differentiably: x in pixels of ``image_size`` at R rows, weights [N, 4, R]."""
+        return lane_slots.geometry(heads, slot_rules(self.config))
 
     def load_official(self, source: Mapping[str, Any] | str | Path) -> None:
         """Load released weights (a path or a state dict) of this variant, strictly."""
-        content = source if isinstance(source, Mapping) else checkpoint.read(Path(source))
-        state = checkpoint.state_dict_of(content, str(source) if content is not source else "the state dict")
-        if any("aux_head" in key for key in state):
-            # Very old files of pytorch-auto-drive have another name for the existence branch.
-            source = {key.replace("aux_head", "lane_classifier"): value for key, value in state.items()}
         others = {name: lambda config=config: SCNN(config) for name, config in VARIANTS.items()}
-        checkpoint.load_official(self, source, variants=others)
+        checkpoint.load_official(self, new_names(source), variants=others)

@@ -12,17 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from lane_models.backbones.fpn import Pyramid
-from lane_models.backbones.resnet import BLOCKS, ResNet, initialise
+from lane_models.backbones.resnet import BLOCKS, LastStage, ResNet, initialise
 from lane_models.backbones.vgg import VGG16
+from lane_models.lane_slots import SLOTS, STRIDE, Existence, Reducer
 from lane_models.road_crop import RoadCrop
 from lane_models.state_keys import use_official_keys
 from selective_focus import Heads
-
-SLOTS = 4
-"""Places of a lane, from the left; 2 and 3 are the borders of the own lane. Class 0 is background."""
-
-STRIDE = 8
-"""Pixels of the input for one of the feature map."""
 
 RESNET_KEYS = {
     "backbone.backbone.": "backbone.resnet.",  # of the small variant's pyramid
@@ -82,29 +77,6 @@ class SCNNConfig:
         return self.input_size[0] // STRIDE, self.input_size[1] // STRIDE
 
 
-class LastStage(ResNet):
-    """A ResNet that keeps stride 8 by dilating its last two stages; gives the last map alone."""
-
-    def __init__(self, depth: int) -> None:
-        super().__init__(BLOCKS[depth], dilated=(False, False, True, True))
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(x)[-1]
-
-
-class Reducer(nn.Module):
-    """1x1 convolution, batch norm, ReLU: [N, C, h, w] -> [N, channels, h, w]."""
-
-    def __init__(self, in_channels: int, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn1(self.conv1(x)))
-
-
 class MessagePassing(nn.Module):
     """Each row adds what a convolution says of the row before it; then upwards, right, left: [N, C, h, w].
 
@@ -134,21 +106,6 @@ class MessagePassing(nn.Module):
                 slices[i] = slices[i] + self.relu(back(slices[i + 1]))
             x = torch.cat(slices, dim)
         return x
-
-
-class Existence(nn.Module):
-    """Class probabilities [N, classes, h, w] -> logits of the four slots to hold a lane, [N, 4, 1]."""
-
-    def __init__(self, map_size: tuple[int, int]) -> None:
-        super().__init__()
-        self.pool = nn.AvgPool2d(2, 2)
-        self.linear1 = nn.Linear((SLOTS + 1) * (map_size[0] // 2) * (map_size[1] // 2), 128)
-        self.relu = nn.ReLU()
-        self.linear2 = nn.Linear(128, SLOTS)
-
-    def forward(self, probabilities: Tensor) -> Tensor:
-        x = self.relu(self.linear1(self.pool(probabilities).flatten(1)))
-        return self.linear2(x).unsqueeze(-1)
 
 
 class SCNN(nn.Module):
@@ -200,5 +157,7 @@ def _features(config: SCNNConfig) -> tuple[nn.Module, nn.Module]:
     if config.backbone == "pyramid":
         pyramid = Pyramid(ResNet(BLOCKS[18], config.width), config.channels)
         return pyramid, Reducer(config.channels, config.channels)
-    resnet = LastStage(int(config.backbone.removeprefix("r")))
+    # The last two stages are dilated: the map stays at stride 8.
+    blocks = BLOCKS[int(config.backbone.removeprefix("r"))]
+    resnet = LastStage(blocks, dilated=(False, False, True, True))
     return resnet, Reducer(resnet.channels[-1], config.channels)
