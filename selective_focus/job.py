@@ -85,6 +85,8 @@ class QuantizationJob:
     """Is told after every step of a reconstruction."""
     held_back: Tensor = field(init=False, repr=False)
     """The calibration images [H, 3, H, W] that only the choice of the kept state looks at; H may be 0."""
+    has_compiler: bool = field(default=True, init=False)
+    """Whether ``compile`` has not failed yet."""
     _float_heads: Heads | None = field(default=None, repr=False)
     _held_back_lanes: list[RowLanes] | None = field(default=None, repr=False)
 
@@ -225,7 +227,8 @@ class QuantizationJob:
         steps_in_all: int,
     ) -> None:
         function = unit.bind(self.model)
-        compiled = CompiledUnit(function, learnable.quantizers) if settings.compile else None
+        compiles = settings.compile and self.has_compiler
+        compiled = CompiledUnit(function, learnable.quantizers) if compiles else None
         # Without the method's name: at one seed every method sees the same batches and masks in a unit.
         seed = named_seed(self.seed, unit.name, "batches")
         quantizers = learnable.quantizers
@@ -253,8 +256,9 @@ class QuantizationJob:
                 watch=lambda step, loss: self.progress(steps_before + step, steps_in_all),
                 lds=lambda: self.held_back_lds(to_come),
             )
-        if compiled is not None:
-            entry["compiled"] = compiled.works
+        if settings.compile:
+            self.has_compiler = compiled is not None and compiled.works
+            entry["compiled"] = self.has_compiler
         if data.fisher is not None:
             entry["fisher"] = data.fisher.to_dict()
         self.log.units.append(entry)

@@ -79,7 +79,7 @@ class CompiledUnit:
             except Exception as error:
                 self.works = False
                 reason = " ".join(str(error).split())[:120]
-                _LOG.warning("compile: torch.compile failed (%s); the step runs uncompiled", reason)
+                _LOG.warning("compile: torch.compile failed (%s); the steps run uncompiled", reason)
             if self._masks is not None:
                 self._masks.place = 0
             return self._unit(*args, **kwargs)
