@@ -17,7 +17,7 @@ from selective_focus import QuantizationLog, quantize
 from selective_focus.quantization import compiled
 
 SETTINGS = {
-    "iterations": 6,
+    "iterations": 4,
     "batch_size": 8,
     "rounding": "straight-through",
     "weight_lr": 1e-2,
@@ -37,14 +37,13 @@ def run(images: torch.Tensor, method: str, **options: Any) -> tuple[dict[str, to
         return quantized.heads(images), log
 
 
-@pytest.mark.parametrize("method", ["qdrop", "selective-focus"])
 def test_a_compiled_step_gives_the_plain_result_and_is_compiled_once(
-    method: str, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+    images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
-    plain, before = run(images, method)
+    plain, before = run(images, "qdrop")
     counters.clear()
-    found, log = run(images, method, compile=True)
+    found, log = run(images, "qdrop", compile=True)
     assert all(unit["compiled"] for unit in log.units)
     assert "compiled" not in before.units[0]
     for unit, expected in zip(log.units, before.units, strict=True):
@@ -52,7 +51,9 @@ def test_a_compiled_step_gives_the_plain_result_and_is_compiled_once(
         assert unit["hard_loss_after"] == pytest.approx(expected["hard_loss_after"], rel=1e-3)
     for name, head in plain.items():
         torch.testing.assert_close(found[name], head, rtol=1e-3, atol=1e-3 * float(head.abs().max()))
-    assert counters["stats"]["unique_graphs"] == len(log.units), "five steps of each unit share one graph"
+    assert counters["stats"]["unique_graphs"] == len(log.units), (
+        "all steps of a unit but the first share one graph"
+    )
     assert not counters["graph_break"]
 
 
