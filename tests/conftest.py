@@ -42,9 +42,9 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture(scope="session")
 def toy_page(toy_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of that run, with the figures and tables beside it."""
+    """The report of that run."""
     from bench.report import content, page
 
     out = tmp_path_factory.mktemp("report") / "page.html"
-    page.write(content.gather_report(toy_run.path), out)
+    page.write(content.gather_report(toy_run.path), out, with_files=False)
     return out
