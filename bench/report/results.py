@@ -104,6 +104,11 @@ COLUMNS = (
     Column("to FP32", lambda each: _number(each.to_fp32, 1, sign="+"), lambda each: each.to_fp32),
     Column("Paper F1 %", lambda each: _number(each.row.paper_f1, 2, 100), lambda each: each.row.paper_f1),
     Column("Paper cell", lambda each: each.row.paper_status),
+    Column(
+        "Published F1 %",
+        lambda each: _number(each.row.published_f1, 2, 100),
+        lambda each: each.row.published_f1,
+    ),
     Column("LDS px", lambda each: _number(_lds(each), 2), _lds),
     Column("Reconstr. s", lambda each: _number(_seconds(each), 1), _seconds),
     Column("Memory MB", lambda each: _number(memory_mb(each.row), 0), lambda each: memory_mb(each.row)),
