@@ -7,6 +7,7 @@ READY := $(VENV)/.ready
 PROFILE ?= quick
 CULANE ?=
 WEIGHTS ?=
+RUN ?=
 DETECTOR ?=
 VARIANT ?=
 TORCH_INDEX ?=
@@ -35,8 +36,8 @@ weights: $(READY) ## fetch official checkpoints: make weights [DETECTOR=NAME [VA
 	@$(BIN)/python scripts/download.py --out "$(or $(WEIGHTS),weights)" \
 		$(if $(DETECTOR),--detector $(DETECTOR)) $(if $(VARIANT),--variant $(VARIANT))
 
-report: $(READY) ## make the plots and tables of the last run again
-	@$(BIN)/python -m bench plot --name $(PROFILE)
+report: $(READY) ## one page of what happened, from the committed records: results/report.html [RUN=NAME: a run of yours]
+	@$(BIN)/python -m bench report $(if $(RUN),--name $(RUN))
 
 test: $(READY) ## run the tests
 	@$(BIN)/python -m pytest

@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench list | run | culane | table | plot | score | doctor | predict``."""
+"""The command line: ``python -m bench VERB``; ``--help`` lists the verbs."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ from bench.metrics.culane import WIDTH
 from bench.metrics.score import score_folders
 from bench.profile import DATASETS, Profile, load_profile, profile_names
 from bench.progress import ConsoleListener
+from bench.report import verb as report
 from bench.runner import Parts, check_device, run
 from bench.store import RUNS, RunFolder, run_names
+from bench.usage import EXIT_CODES, completion, epilog
 from selective_focus.methods import find, methods
 from selective_focus.quantize import quantize, resolve_options
 
@@ -40,12 +42,14 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     help="Benchmark of quantized lane detectors.",
+    epilog=EXIT_CODES,
     pretty_exceptions_enable=False,
 )
 TABLE_WIDTH = 100
 FETCHED = Path("weights")
 """Where ``make weights`` puts released checkpoints."""
 app.add_typer(claims.app)
+app.add_typer(report.app)
 
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of all runs.")]
 NameOption = Annotated[str, typer.Option("--name", help="Name of the run: a folder in --results.")]
@@ -64,7 +68,7 @@ WorkersOption = Annotated[
 ]
 
 
-@app.command("list")
+@app.command("list", epilog=epilog("list"))
 def list_things(
     as_csv: Annotated[bool, typer.Option("--csv", help="The detectors as CSV; nothing else.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The detectors as JSON; nothing else.")] = False,
@@ -85,7 +89,7 @@ def list_things(
     console.print("runs:      ", ", ".join(run_names(RUNS)) or "none yet; python -m bench run", markup=False)
 
 
-@app.command("run")
+@app.command("run", epilog=epilog("run"))
 def run_profile(
     profile: ProfileOption = "quick",
     detectors: Annotated[str | None, typer.Option(help="a,b: names, or name:variant.")] = None,
@@ -128,7 +132,7 @@ def run_profile(
     _run(chosen, results, plot_too)
 
 
-@app.command("culane")
+@app.command("culane", epilog=epilog("culane"))
 def run_culane(
     root: Annotated[str, typer.Option(help="CULane's folder: list/, driver_.../")],
     weights: Annotated[str, typer.Option(help="Folder of official checkpoints.")] = "",
@@ -162,7 +166,7 @@ def run_culane(
     _run(chosen, results, plot_too=True)
 
 
-@app.command("ablate")
+@app.command("ablate", epilog=epilog("ablate"))
 def run_ablation(
     grids: Annotated[str, typer.Option("--grid", help="a,b: grids of the profile, or all.")],
     profile: Annotated[str, typer.Option("--profile", help="A profile with grids.")] = "ablations",
@@ -198,14 +202,21 @@ def run_ablation(
             _show_ablation(RunFolder(results / chosen.name))
 
 
-@app.command("table")
-def show_table(name: NameOption = "quick", results: ResultsOption = RUNS) -> None:
+@app.command("table", epilog=epilog("table"))
+def show_table(
+    name: NameOption = "quick",
+    results: ResultsOption = RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="The cells as JSON; nothing else.")] = False,
+) -> None:
     """Print the table of a run again, and write cells.csv and table.md from its records."""
     folder = _existing(results / name)
+    if as_json:
+        print(table.csv_frame(folder.records()).to_json(orient="records", indent=2))
+        return
     _show(folder, _console())
 
 
-@app.command("plot")
+@app.command("plot", epilog=epilog("plot"))
 def draw_plots(name: NameOption = "quick", results: ResultsOption = RUNS) -> None:
     """Draw the plots of a run again, and write its tables, from its records."""
     folder = _existing(results / name)
@@ -214,7 +225,7 @@ def draw_plots(name: NameOption = "quick", results: ResultsOption = RUNS) -> Non
         _console().print(str(path), markup=False, highlight=False)
 
 
-@app.command("score")
+@app.command("score", epilog=epilog("score"))
 def score_predictions(
     annotations: Annotated[Path, typer.Option(help="Folder of annotated .lines.txt files.")],
     predictions: Annotated[Path, typer.Option(help="Folder of predicted .lines.txt files.")],
@@ -229,7 +240,7 @@ def score_predictions(
     print(json.dumps(score_folders(annotations, predictions, list_file, iou, width, size, workers)))
 
 
-@app.command("doctor")
+@app.command("doctor", epilog=epilog("doctor"))
 def check_setup(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     culane: Annotated[Path | None, typer.Option(help="A folder in CULane's layout, to be checked.")] = None,
@@ -246,7 +257,7 @@ def check_setup(
         raise typer.Exit(EXIT_FAILED_CELLS)
 
 
-@app.command("predict")
+@app.command("predict", epilog=epilog("predict"))
 def predict_lanes(
     image: Annotated[Path, typer.Option(help="An image, a folder of images, or a video.")],
     out: Annotated[Path, typer.Option(help="PNG or video to write; a folder when --image is one.")],
@@ -259,6 +270,12 @@ def predict_lanes(
     model, _ = build(detector, None, weights)
     for line in prediction.predict(model, image, out, device):
         _console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("completion", epilog=epilog("completion"))
+def print_completion() -> None:
+    """A script for Bash that defines the short command bench and completes its verbs and options."""
+    print(completion(typer.main.get_command(app)))
 
 
 def _tell(line: str) -> None:

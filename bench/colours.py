@@ -8,7 +8,7 @@ COLOURS = {
     "omse": "#56B4E9",
     "aciq": "#8C6D31",
     "bias-correction": "#332288",
-    "adaround": "#F0E442",
+    "adaround": "#E69F00",
     "brecq": "#009E73",
     "qdrop": "#0072B2",
     "selective-focus": "#D55E00",

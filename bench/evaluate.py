@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from heapq import nlargest
 from itertools import islice
 from typing import Any, Protocol
 
@@ -26,6 +27,8 @@ from bench.store import Result
 from selective_focus import Lane, LaneDetector
 from selective_focus.lane_distortion import lane_distortion_scores
 
+WORST = 3
+"""Frames of highest lane distortion that a measurement keeps the lanes of."""
 REFERENCE_WIDTH = 1640
 """Lane distortion is reported in pixels of a frame of this width, whatever the camera's."""
 
@@ -216,6 +219,8 @@ class Measurement:
         self._distortions: list[tuple[float, float, float, float]] = []
         self.shown: dict[int, Sequence[Lane]] = {}
         """The lanes of the frames that are to be shown, by their number."""
+        self.worst: dict[int, Sequence[Lane]] = {}
+        """Those of the frames of highest lane distortion so far."""
 
     def add(self, lanes: Sequence[Sequence[Lane]]) -> None:
         """The lanes of the next frames. Raises RuntimeError for lanes that cannot be scored."""
@@ -232,6 +237,8 @@ class Measurement:
             tuple(each) for each in lane_distortion_scores(expected, lanes, self._image_size)
         ]
         self.shown |= {first + i: own for i, own in enumerate(lanes) if first + i in self._shown}
+        known = {**self.worst, **{first + i: own for i, own in enumerate(lanes)}}
+        self.worst = dict(nlargest(WORST, known.items(), key=lambda each: self._distortions[each[0]][0]))
 
     def result(self) -> Result:
         """Of all frames; raises RuntimeError when there are fewer than expected."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 
 from bench.data import TestData
+from bench.found_lanes import FoundLanes
 from bench.overlays import Example
 from bench.store import Record, RunFolder
 from bench.whole_file import write_whole
@@ -32,6 +34,24 @@ def lanes_of(data: TestData, lanes: Mapping[int, Sequence[Lane]]) -> dict[str, l
     return {data.names[i]: [np.round(lane.points, 1).tolist() for lane in lanes[i]] for i in chosen(data)}
 
 
+def extremes_of(
+    data: TestData,
+    worst: Mapping[int, Sequence[Lane]],
+    reference: FoundLanes,
+    lds: Sequence[float],
+) -> dict[str, dict[str, Any]]:
+    """The frames that a cell distorts most, by name: lds in px, its own lanes and those of full precision."""
+    return {
+        data.names[i]: {
+            "lds": float(lds[i]),
+            "lanes": [np.round(lane.points, 1).tolist() for lane in own],
+            "reference": [np.round(lane.points, 1).tolist() for lane in reference[i]],
+        }
+        for i, own in worst.items()
+        if lds[i] > 0
+    }
+
+
 def keep_frames(data: TestData, folder: RunFolder) -> None:
     """Writes the shown frames (JPEG) and their annotations into the run folder, once a data set."""
     place = _place(folder, data.digest, data.subset)
@@ -49,25 +69,34 @@ def keep_frames(data: TestData, folder: RunFolder) -> None:
     write_whole(index, json.dumps(entries).encode())
 
 
-def load(folder: RunFolder, records: Sequence[Record]) -> list[Example]:
-    """The shown frames with the lanes of these records (of one detector and bit setting), by method."""
-    cell = records[0].cell
-    place = _place(folder, cell["data_digest"], cell["subset"])
+def kept_frames(folder: RunFolder, data_digest: str, subset: str) -> list[Example]:
+    """The shown frames with their annotations, without lanes; none where the run folder does not hold them."""
+    place = _place(folder, data_digest, subset)
     index = place / "frames.json"
     if not index.is_file():
         return []
-    examples = []
+    kept = []
     for entry in json.loads(index.read_text()):
         image = cv2.imread(str(place / entry["image"]))
+        if image is not None:
+            annotated = [np.array(lane).reshape(-1, 2) for lane in entry["annotated"]]
+            pixels = np.asarray(image, dtype=np.uint8)
+            kept.append(Example(entry["name"], pixels, annotated, {}, entry["category"] or ""))
+    return kept
+
+
+def load(folder: RunFolder, records: Sequence[Record]) -> list[Example]:
+    """The shown frames with the lanes of these records (of one detector and bit setting), by method."""
+    cell = records[0].cell
+    examples = []
+    for frame in kept_frames(folder, cell["data_digest"], cell["subset"]):
         found: Mapping[str, list[Any]] = {
-            record.cell["method"]: [np.array(lane) for lane in record.examples[entry["name"]]]
+            record.cell["method"]: [np.array(lane) for lane in record.examples[frame.name]]
             for record in records
-            if entry["name"] in record.examples
+            if frame.name in record.examples
         }
-        if image is not None and found:
-            label = f"{entry['category'] or ''} {entry['name']}".strip()
-            annotated = [np.array(lane) for lane in entry["annotated"]]
-            examples.append(Example(label, np.asarray(image, dtype=np.uint8), annotated, found))
+        if found:
+            examples.append(replace(frame, found=found))
     return examples
 
 

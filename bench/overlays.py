@@ -12,6 +12,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from bench.colours import ANNOTATED, colour_of, label_of
+from bench.plot_style import PAGE
 from selective_focus import Lane
 
 OVERLAY_COLOURS = {"fp32": "#00E5FF", "minmax": "#FFE100"}
@@ -30,6 +31,7 @@ class Example:
     annotated: Sequence[npt.NDArray[np.float64]]
     found: Mapping[str, Sequence[npt.NDArray[np.float64]]]
     """Method -> lanes, each [P, 2] in pixels."""
+    category: str = ""
 
 
 def draw_lanes(image_bgr: ImageBGR, lanes: Sequence[Lane], scores: bool = False) -> ImageBGR:
@@ -60,7 +62,8 @@ def overlay_figure(examples: Sequence[Example], title: str) -> Figure:
     """A row a frame, a column a method: annotation dashed, the method's lanes solid."""
     columns = list(examples[0].found)
     height, width = examples[0].image.shape[:2]
-    size = (3.6 * len(columns), 3.6 * height / width * len(examples) + 0.9)
+    each = PAGE / len(columns)
+    size = (PAGE, (each * height / width + 0.18) * len(examples) + 0.5)
     figure, axes = plt.subplots(
         len(examples), len(columns), figsize=size, squeeze=False, layout="constrained"
     )
@@ -77,10 +80,14 @@ def _show(axis: plt.Axes, example: Example, method: str) -> None:
     height, width = example.image.shape[:2]
     axis.imshow(cv2.cvtColor(example.image, cv2.COLOR_BGR2RGB), aspect="auto", interpolation="antialiased")
     for lane in example.found[method]:
-        axis.plot(*lane.T, color="black", linewidth=3.2, alpha=0.6)
-        axis.plot(*lane.T, color=OVERLAY_COLOURS.get(method, colour_of(method)), linewidth=2)
+        axis.plot(*lane.T, color="black", linewidth=2, alpha=0.6)
+        axis.plot(*lane.T, color=OVERLAY_COLOURS.get(method, colour_of(method)), linewidth=1.2)
     for lane in example.annotated:
-        axis.plot(*lane.T, color=ANNOTATED, linewidth=1.2, linestyle=(0, (4, 3)))
+        axis.plot(*lane.T, color=ANNOTATED, linewidth=0.8, linestyle=(0, (4, 3)))
     axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], box_aspect=height / width)
-    axis.set_xlabel("" if method != next(iter(example.found)) else example.name, fontsize=8, loc="left")
+    axis.set_xlabel(
+        "" if method != next(iter(example.found)) else f"{example.category} {example.name}".strip(),
+        fontsize=6,
+        loc="left",
+    )
     axis.grid(False)

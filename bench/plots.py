@@ -1,196 +1,203 @@
-"""The figures of a run, always drawn from its records. PNG, one style, one colour a method."""
+"""The figures of a run, always drawn from its records: one look, one colour and marker a method."""
 
 from __future__ import annotations
 
-import contextlib
-import io
+import itertools
 import math
-import textwrap
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
-import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from bench import examples
 from bench.colours import colour_of, label_of, marker_of
-from bench.overlays import overlay_figure
-from bench.record_plots import category_heat_map, head_sensitivity, subject_words
-from bench.store import Record, RunFolder
-from bench.table import Row, Section, Spread, current, method_rank, sections
-from bench.whole_file import write_whole
+from bench.panels import Panel, by_detector, by_figure, grid, in_words, methods_of, quantized
+from bench.plot_style import INK, Plot, headline, method_legend, save
+from bench.record_plots import plots_of_records
+from bench.store import RunFolder
+from bench.table import Row, Section, Spread, current, sections
 
-DPI = 150
-MOST_COLUMNS = 4
-"""Detectors side by side; more of them get a line each."""
-MIN_WIDTH = 4.2
-LETTERS_PER_INCH = 11.5
-"""Of a title."""
-OVERLAY_METHODS = ("fp32", "minmax", "qdrop", "selective-focus")
-OVERLAY_FRAMES = 4
+NARROW = 0.2
+"""Inches of a bar below which its value stands upright."""
 
 
-@dataclass(frozen=True)
-class Panel:
-    """What one axis shows: a detector at a bit setting, and its full precision."""
-
-    title: str
-    rows: Sequence[Row]
-
-    @property
-    def full(self) -> float | None:
-        """F1 in full precision."""
-        return next((row.f1.mean for row in self.rows if row.method == "fp32" and row.f1), None)
-
-
-def draw_all(folder: RunFolder) -> list[Path]:
+def draw_all(folder: RunFolder, formats: Sequence[str] = ("png",)) -> list[Path]:
     """Draws every figure that the records of a run allow into ``plots/``; gives the paths written."""
+    return save(plots_of(folder), folder.path / "plots", formats)
+
+
+def plots_of(folder: RunFolder) -> list[Plot]:
+    """Every figure that the records of a run allow."""
     records, _ = current(folder.records())
     done = [record for record in records if record.status == "done" and record.result is not None]
-    target = folder.path / "plots"
-    target.mkdir(exist_ok=True)
-    written = []
-    for name, figure in _figures(folder, done):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=DPI)
-        plt.close(figure)
-        write_whole(target / f"{name}.png", buffer.getvalue())
-        written.append(target / f"{name}.png")
-    return written
+    parts = [part for part in sections(done) if any(row.f1 for row in part.rows)]
+    found: list[Plot] = []
+    for index, part in enumerate(parts):
+        found += _plots_of_section(part, f"-{index + 1}" if len(parts) > 1 else "")
+    return [*found, *plots_of_records(folder, done)]
 
 
-def _figures(folder: RunFolder, records: Sequence[Record]) -> Iterator[tuple[str, Figure]]:
-    with _style():
-        parts = [part for part in sections(records) if any(row.f1 for row in part.rows)]
-        for index, part in enumerate(parts):
-            end = f"-{index + 1}" if len(parts) > 1 else ""
-            yield f"f1{end}", f1_bars(part)
-            if _quantized(part):
-                yield f"lds-f1{end}", lds_against_f1(part)
-                yield f"time-f1{end}", time_against_f1(part)
-        for key, group in _by_subject(records).items():
-            if any(record.result is not None and record.result.categories for record in group):
-                yield f"categories-{key}", category_heat_map(group)
-        for record in _first_seeds(records):
-            if record.log.get("sensitivity"):
-                yield f"sensitivity-{_file_words(record)}", head_sensitivity(record)
-        for key, group in _by_subject(records, with_bits=True).items():
-            shown = examples.load(folder, _for_overlay(group))
-            if shown:
-                yield f"overlay-{key}", overlay_figure(_spread(shown), subject_words(group[0]))
+def _plots_of_section(part: Section, end: str) -> Iterator[Plot]:
+    detectors = by_detector(part)
+    for bits, panels in by_figure(part).items():
+        title = part.title + (f", {bits[1:].upper()}" if bits else "")
+        yield Plot(f"f1{end}{bits}", "f1", in_words(panels, _f1_words), partial(f1_bars, panels, title))
+        if quantized(part):
+            words = in_words(panels, lambda row: f"{_lds_words(row)} {_f1_words(row)}")
+            yield Plot(f"lds-f1{end}{bits}", "lds-f1", words, partial(lds_against_f1, panels, title))
+            words = in_words(panels, lambda row: f"{_seconds_words(row)} {_f1_words(row)}")
+            yield Plot(f"time-f1{end}{bits}", "time-f1", words, partial(time_against_f1, panels, title))
+    if len({row.bits for row in quantized(part)}) > 1:
+        words = in_words(detectors, lambda row: f"{row.bits} {_f1_words(row)}")
+        yield Plot(f"bits-f1{end}", "bits-f1", words, partial(f1_against_bits, detectors, part.title))
 
 
-@contextlib.contextmanager
-def _style() -> Iterator[None]:
-    with (
-        sns.axes_style("whitegrid"),
-        sns.plotting_context("notebook", font_scale=0.85),
-        plt.rc_context(
-            {"figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False}
-        ),
-    ):
-        yield
-
-
-def f1_bars(part: Section) -> Figure:
+def f1_bars(panels: Sequence[Panel], title: str) -> Figure:
     """F1 by method, a panel for each detector and bit setting; the dashed line is full precision."""
-    methods = sorted({row.method for row in _quantized(part)} or {"fp32"}, key=method_rank)
-    panels = _panels(part)
-    figure, pairs = _grid(panels, width=max(2.4, 0.37 * len(methods) + 0.6), height=2.7)
-    for axis, panel in pairs:
-        for row in panel.rows:
+    methods = methods_of(panels)
+    figure, cells = grid(panels, height=1.75, extra=0.95)
+    room = figure.get_figwidth() / len({cell.axis.get_subplotspec().colspan.start for cell in cells}) - 0.5
+    for cell in cells:
+        for row in cell.panel.rows:
             if row.f1 is not None and row.method in methods:
-                _bar(axis, methods.index(row.method), row.method, row.f1)
-        if panel.full is not None and methods != ["fp32"]:
-            axis.axhline(100 * panel.full, color=colour_of("fp32"), linestyle="--", linewidth=1)
-            axis.set_title(f"{panel.title} (FP32: {100 * panel.full:.1f})", fontsize=9.5)
-        below = _is_last_line(axis, panels)
-        names = [label_of(method) if below else "" for method in methods]
-        axis.set_xticks(range(len(methods)), names, rotation=45, ha="right", rotation_mode="anchor")
-        axis.set(xlim=(-0.6, len(methods) - 0.4), ylim=(0, 108))
-        axis.set_ylabel("F1 (%)" if axis.get_subplotspec().is_first_col() else "")
-        axis.grid(axis="x", visible=False)
-    headline(figure, part.title)
+                _bar(cell.axis, methods.index(row.method), row, room / len(methods) < NARROW / 0.78)
+        _full_precision_line(cell.axis, cell.panel)
+        if cell.panel.full is not None:
+            cell.axis.set_title(f"{cell.panel.title} (FP32: {100 * cell.panel.full:.1f})")
+        names = [label_of(method) if cell.lowest else "" for method in methods]
+        cell.axis.set_xticks(range(len(methods)), names, rotation=40, ha="right", rotation_mode="anchor")
+        cell.axis.set(xlim=(-0.6, len(methods) - 0.4), ylim=(0, 100))
+        cell.label("", "F1 (%)")
+        cell.axis.grid(axis="x", visible=False)
+    headline(figure, title)
     return figure
 
 
-def _bar(axis: Axes, place: int, method: str, f1: Spread) -> None:
-    """A bar with its value above, and the interval over seeds if there are several."""
-    reach = None if f1.half_width is None else 100 * f1.half_width
-    axis.bar(place, 100 * f1.mean, color=colour_of(method), yerr=reach, capsize=2.5, width=0.78)
+def _bar(axis: Axes, place: int, row: Row, upright: bool) -> None:
+    """A bar with its interval, and its value inside, or above where the bar is too short."""
+    assert row.f1 is not None
+    height = 100 * row.f1.mean
+    low, high = _ends(row)
+    axis.bar(place, height, color=colour_of(row.method), width=0.78)
+    axis.errorbar(
+        place, height, yerr=[[height - low], [high - height]], color=INK, linewidth=0.9, capsize=2, zorder=4
+    )
+    inside = height > (30 if upright else 14)
+    dark = sum(w * c for w, c in zip((0.3, 0.59, 0.11), to_rgb(colour_of(row.method)), strict=True)) < 0.5
     axis.annotate(
-        f"{100 * f1.mean:.1f}",
-        (place, 100 * f1.mean + (reach or 0)),
-        (0, 3),
+        f"{height:.1f}",
+        (place, low if inside else high),
+        (0, -2 if inside else 2),
         textcoords="offset points",
         ha="center",
-        fontsize=7,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        va="top" if inside else "bottom",
+        rotation=90 if upright else 0,
+        fontsize=6.5,
+        color="#ffffff" if dark and inside else "#111111" if inside else INK,
     )
 
 
-def lds_against_f1(part: Section) -> Figure:
+def lds_against_f1(panels: Sequence[Panel], title: str) -> Figure:
     """Lane distortion against F1: does the label-free measure predict accuracy?"""
-    return _scatter(part, lambda row: row.lds, "Lane Distortion Score (px)", log=False)
+    return _scatter(panels, title, lambda row: row.lds, "Lane Distortion Score (px)", trade=False)
 
 
-def time_against_f1(part: Section) -> Figure:
-    """Seconds of ranges and reconstruction against F1; upper left is best."""
-    return _scatter(
-        part,
-        lambda row: None if row.reconstruction_s is None else Spread(row.reconstruction_s, None),
-        "ranges and reconstruction (s)",
-        log=True,
-    )
+def time_against_f1(panels: Sequence[Panel], title: str) -> Figure:
+    """Seconds of ranges and reconstruction against F1, with the methods that no other one beats in both."""
+    return _scatter(panels, title, _seconds, "reconstruction (s, log scale)", trade=True)
 
 
-def _scatter(part: Section, x_of: Callable[[Row], Spread | None], x_label: str, log: bool) -> Figure:
-    """A point a method; bars are the intervals over seeds."""
-    panels = _panels(part)
-    figure, pairs = _grid(panels, width=2.9, height=2.6)
-    for axis, panel in pairs:
-        for row in panel.rows:
-            x = x_of(row)
-            if row.f1 is not None and x is not None and row.method != "fp32":
-                _point(axis, row.method, x, row.f1)
-        if panel.full is not None:
-            axis.axhline(100 * panel.full, color=colour_of("fp32"), linestyle="--", linewidth=1)
+def _scatter(
+    panels: Sequence[Panel], title: str, x_of: Callable[[Row], Spread | None], x_label: str, trade: bool
+) -> Figure:
+    """A point a method; bars are the 95 % intervals. trade: x is a cost, on a log axis, with its Pareto front."""
+    figure, cells = grid(panels, height=1.8, extra=0.95)
+    for cell in cells:
+        axis = cell.axis
+        points = [(x.mean, 100 * row.f1.mean) for row in cell.panel.quantized if (x := x_of(row)) and row.f1]
+        for row in cell.panel.quantized:
+            if (x := x_of(row)) is not None:
+                _point(axis, row, x.mean, x.half_width)
+        if trade:
+            axis.plot(*zip(*_stairs(pareto(points)), strict=True), color="#8a8a8f", linewidth=1, zorder=1)
+        _full_precision_line(axis, cell.panel)
         axis.margins(0.12)
-        if log:
+        if trade and points:
             _log_axis(axis)
-        axis.set_xlabel(x_label if _is_last_line(axis, panels) else "", fontsize=9)
-        axis.set_ylabel("F1 (%)" if axis.get_subplotspec().is_first_col() else "")
-    _legend(figure, sorted({row.method for row in _quantized(part)}, key=method_rank))
-    headline(figure, part.title)
+        cell.label(x_label, "F1 (%)")
+    front = [Line2D([], [], color="#8a8a8f", linewidth=1, label="Pareto front")] if trade else []
+    method_legend(figure, methods_of(panels), front)
+    headline(figure, title)
     return figure
 
 
-def _point(axis: Axes, method: str, x: Spread, f1: Spread) -> None:
-    reach = [None if one.half_width is None else scale * one.half_width for one, scale in ((x, 1), (f1, 100))]
-    axis.errorbar(
-        x.mean, 100 * f1.mean, xerr=reach[0], yerr=reach[1], color="#666666", linewidth=0.8, zorder=2
-    )
-    axis.scatter(
-        x.mean,
-        100 * f1.mean,
-        color=colour_of(method),
-        marker=marker_of(method),
-        s=55,
-        edgecolor="black",
-        linewidth=0.5,
-        zorder=3,
-    )
+def f1_against_bits(panels: Sequence[Panel], title: str) -> Figure:
+    """F1 of every method from few bits to many, a panel a detector."""
+    figure, cells = grid(panels, height=1.9, extra=0.95)
+    for cell in cells:
+        settings = sorted({(row.w_bits, row.a_bits, row.bits) for row in cell.panel.quantized})
+        places = {bits: place for place, (_, _, bits) in enumerate(settings)}
+        for method in methods_of([cell.panel]):
+            rows = sorted(
+                (row for row in cell.panel.quantized if row.method == method), key=lambda r: places[r.bits]
+            )
+            line = [(places[row.bits], 100 * row.f1.mean) for row in rows if row.f1]
+            cell.axis.plot(*zip(*line, strict=True), color=colour_of(method), zorder=2)
+            for row in rows:
+                _point(cell.axis, row, places[row.bits])
+        _full_precision_line(cell.axis, cell.panel)
+        cell.axis.set_xticks(range(len(places)), list(places))
+        cell.axis.set_xlim(-0.3, len(places) - 0.7)
+        cell.label("bits (weights, activations)", "F1 (%)")
+    method_legend(figure, methods_of(panels))
+    headline(figure, title)
+    return figure
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (cost, gain) those that no other point beats in one without losing in the other, by rising cost."""
+    front: list[tuple[float, float]] = []
+    for cost, gain in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or gain > front[-1][1]:
+            front.append((cost, gain))
+    return front
+
+
+def _stairs(front: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The corners between the points of a front: more cost buys nothing until the next point."""
+    steps = [(after[0], before[1]) for before, after in itertools.pairwise(front)]
+    return [corner for pair in zip(front, [*steps, front[-1]], strict=True) for corner in pair]
+
+
+def _point(axis: Axes, row: Row, x: float, reach: float | None = None) -> None:
+    assert row.f1 is not None
+    f1 = 100 * row.f1.mean
+    low, high = _ends(row)
+    axis.errorbar(x, f1, xerr=reach, yerr=[[f1 - low], [high - f1]], color="#707075", linewidth=0.8, zorder=3)
+    look = {"marker": marker_of(row.method), "s": 26, "edgecolor": INK, "linewidth": 0.4, "zorder": 4}
+    axis.scatter(x, f1, color=colour_of(row.method), **look)
+
+
+def _ends(row: Row) -> tuple[float, float]:
+    """The ends of the 95 % interval over frames and seeds, in per cent; the value itself where there is none."""
+    assert row.f1 is not None
+    found = row.f1_interval
+    if found is None or found.low is None or found.high is None:
+        return 100 * row.f1.mean, 100 * row.f1.mean
+    return 100 * min(found.low, row.f1.mean), 100 * max(found.high, row.f1.mean)
+
+
+def _full_precision_line(axis: Axes, panel: Panel) -> None:
+    if panel.full is not None and panel.quantized:
+        axis.axhline(100 * panel.full, color=colour_of("fp32"), linestyle="--", linewidth=1, zorder=1)
+
+
+def _seconds(row: Row) -> Spread | None:
+    return None if row.reconstruction_s is None else Spread(row.reconstruction_s, None)
 
 
 def _log_axis(axis: Axes) -> None:
@@ -210,125 +217,13 @@ def log_ticks(low: float, high: float) -> list[float]:
     return [step * 10.0**k for k in decades for step in steps if low <= step * 10.0**k <= high]
 
 
-def _is_last_line(axis: Axes, panels: list[list[Panel | None]]) -> bool:
-    """Whether nothing is drawn below this axis."""
-    place = axis.get_subplotspec()
-    below = [line[place.colspan.start] for line in panels[place.rowspan.stop :]]
-    return not any(below)
+def _f1_words(row: Row) -> str:
+    return f"{100 * row.f1.mean:.1f} %" if row.f1 else ""
 
 
-def _panels(part: Section) -> list[list[Panel | None]]:
-    """The panels of a figure by line and column: a line a detector, or up to four detectors side by side.
-
-    Full precision belongs to each panel of its detector; None where a detector has no such bit setting.
-    """
-    detectors = list(dict.fromkeys(_detector_words(row) for row in part.rows))
-    bits = list(dict.fromkeys(row.bits for row in _quantized(part))) or ["FP32"]
-
-    def panel(detector: str, setting: str) -> Panel | None:
-        own = [row for row in part.rows if _detector_words(row) == detector]
-        rows = [row for row in own if row.bits in (setting, "FP32")]
-        measured = any(row.bits == setting for row in rows)
-        return Panel(f"{detector} {setting}", rows) if measured else None
-
-    lines = [[panel(detector, setting) for setting in bits] for detector in detectors]
-    side_by_side = 1 < len(detectors) <= MOST_COLUMNS
-    return [list(line) for line in zip(*lines, strict=True)] if side_by_side else lines
+def _lds_words(row: Row) -> str:
+    return f"{row.lds.mean:.1f} px" if row.lds else ""
 
 
-def _detector_words(row: Row) -> str:
-    return row.detector if row.variant == "synthetic" else f"{row.detector} {row.variant}"
-
-
-def _grid(
-    panels: list[list[Panel | None]], width: float, height: float
-) -> tuple[Figure, list[tuple[Axes, Panel]]]:
-    """A figure with an axis a panel; only the outer ones of the grid are labelled by the caller's labels."""
-    lines, columns = len(panels), len(panels[0])
-    size = (max(MIN_WIDTH, width * columns), height * lines + 0.7)
-    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False)
-    pairs = []
-    for axis, panel in zip(axes.flat, (panel for line in panels for panel in line), strict=True):
-        axis.set_visible(panel is not None)
-        if panel is not None:
-            axis.set_title(panel.title, fontsize=10)
-            pairs.append((axis, panel))
-    return figure, pairs
-
-
-def headline(figure: Figure, words: str) -> None:
-    """The title above a figure, in as many lines as its width asks for."""
-    letters = int(figure.get_figwidth() * LETTERS_PER_INCH)
-    figure.suptitle(textwrap.fill(words, letters), fontsize=11)
-
-
-def _legend(figure: Figure, methods: Sequence[str]) -> None:
-    """One legend below all panels, instead of labels that could cover each other."""
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=colour_of(m),
-            marker=marker_of(m),
-            linestyle="",
-            markeredgecolor="black",
-            markersize=8,
-        )
-        for m in methods
-    ]
-    handles.append(Line2D([], [], color=colour_of("fp32"), linestyle="--", linewidth=1))
-    names = [*(label_of(method) for method in methods), "FP32"]
-    figure.legend(
-        handles, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=9, frameon=False
-    )
-
-
-def _quantized(part: Section) -> list[Row]:
-    return [row for row in part.rows if row.method != "fp32" and row.f1]
-
-
-def _by_subject(records: Sequence[Record], with_bits: bool = False) -> dict[str, list[Record]]:
-    """Records by detector and data set (and bit setting, with full precision in each)."""
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        if not with_bits or record.cell["method"] != "fp32":
-            groups[_subject_key(record, with_bits)].append(record)
-    if with_bits:
-        for key in list(groups):
-            groups[key] += [
-                r for r in records if r.cell["method"] == "fp32" and key.startswith(_subject_key(r, False))
-            ]
-    return groups
-
-
-def _subject_key(record: Record, with_bits: bool) -> str:
-    cell = record.cell
-    words = [cell["detector"], cell["variant"], cell["dataset"], f"{cell['images']}"]
-    return "-".join([*words, f"w{cell['w_bits']}a{cell['a_bits']}"] if with_bits else words)
-
-
-def _file_words(record: Record) -> str:
-    cell = record.cell
-    return f"{_subject_key(record, True)}-{cell['method']}-seed{cell['seed']}"
-
-
-def _for_overlay(group: Sequence[Record]) -> list[Record]:
-    """The first seed of the methods to show, in table order."""
-    shown = {}
-    for record in sorted(group, key=lambda r: (method_rank(r.cell["method"]), r.cell["seed"])):
-        if record.cell["method"] in OVERLAY_METHODS:
-            shown.setdefault(record.cell["method"], record)
-    return list(shown.values()) or list(group)[:4]
-
-
-def _first_seeds(records: Sequence[Record]) -> list[Record]:
-    """Of the seeds of one setting the first."""
-    first: dict[tuple[str, str], Record] = {}
-    for record in sorted(records, key=lambda r: r.cell["seed"]):
-        first.setdefault((_subject_key(record, True), record.cell["method"]), record)
-    return list(first.values())
-
-
-def _spread(shown: list[examples.Example]) -> list[examples.Example]:
-    places = sorted({round(i) for i in np.linspace(0, len(shown) - 1, OVERLAY_FRAMES)})
-    return [shown[place] for place in places]
+def _seconds_words(row: Row) -> str:
+    return "" if row.reconstruction_s is None or row.method == "fp32" else f"{row.reconstruction_s:.1f} s"

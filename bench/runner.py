@@ -272,8 +272,12 @@ def _measure_cell(cell: Cell, subject: Subject, parts: Parts) -> dict[str, Any]:
         "batch_size": spent.batch,
         "total_s": time.perf_counter() - begin,
     }
-    shown = examples.lanes_of(data, measured.shown)
-    return {"result": measured.result(), "timing": timing, "log": log.to_dict(), "examples": shown}
+    result = measured.result()
+    shown = {
+        "examples": examples.lanes_of(data, measured.shown),
+        "extremes": examples.extremes_of(data, measured.worst, reference.lanes, result.frames["lds"]),
+    }
+    return {"result": result, "timing": timing, "log": log.to_dict(), **shown}
 
 
 def _measure_again(reference: Detections, measured: Measurement) -> Seconds:

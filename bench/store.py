@@ -86,6 +86,8 @@ class Record(_Plain):
     compare. On an accelerator what PyTorch took there."""
     examples: dict[str, list[list[list[float]]]] = {}
     """Lanes of a few test frames, [P][2] pixels each: what overlays are drawn from."""
+    extremes: dict[str, dict[str, Any]] = {}
+    """The frames of highest lane distortion: "lds" in px, own "lanes", full precision's "reference"."""
     log: dict[str, Any] = {}
     """The method's own account (``QuantizationLog``)."""
     environment: dict[str, Any] = {}

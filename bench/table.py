@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from scipy import stats
 from bench.cells import canonical_json
 from bench.paper import paper_f1
 from bench.paper.releases import published_f1
+from bench.statistics import FrameCounts, Interval, mean_f1
 from bench.store import Record, RunFolder
 from bench.whole_file import write_whole
 
@@ -82,6 +84,16 @@ class Row:
     status: str
     other_code: bool
     """Measured with other code than the newest row of its section."""
+    records: tuple[Record, ...] = field(repr=False)
+    """What the row was made from."""
+
+    @cached_property
+    def f1_interval(self) -> Interval | None:
+        """F1 with its 95 % interval over test frames and seeds; None where a record lacks counts per frame."""
+        frames = {r.cell["seed"]: r.result.frames for r in self.records if r.result is not None}
+        if self.f1 is None or not all({"fp", "fn"} <= set(each) for each in frames.values()):
+            return None
+        return mean_f1(FrameCounts.of_frames(frames))
 
     @property
     def bits(self) -> str:
@@ -213,7 +225,7 @@ def _texts(row: Row, part: Section) -> list[str]:
     extra = [*published, *([""] if _has_paper(part) else [])]
     if row.lds is None:
         return [*start, *([""] if _has_accuracy(part) else []), row.status, "", "", "", *extra]
-    full = _full_precision(row, part)
+    full = full_precision(row, part)
     compared = full is not None and row.f1 is not None and row.method != "fp32"
     loss = f"{100 * (row.f1.mean - full.mean):+.1f}" if compared else ""
     paper = [f"{100 * row.paper_f1:.2f} ({row.paper_status})" if row.paper_f1 is not None else ""]
@@ -231,7 +243,7 @@ def _texts(row: Row, part: Section) -> list[str]:
     ]
 
 
-def _full_precision(row: Row, part: Section) -> Spread | None:
+def full_precision(row: Row, part: Section) -> Spread | None:
     """F1 of the same weights in full precision."""
     same = (row.detector, row.variant, row.weights)
     for other in part.rows:
@@ -267,6 +279,7 @@ def _row(seeds: list[Record], newest_code: str) -> Row:
         published_source=source,
         status=", ".join(others) or "done",
         other_code=any(record.cell["code"] != newest_code for record in seeds),
+        records=tuple(done),
     )
 
 

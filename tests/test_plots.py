@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
+import matplotlib.pyplot as plt
 import pytest
 import stand_ins
+from measured_cells import measured
 
 from bench import plots
 from bench.colours import COLOURS, LABELS, MARKERS, colour_of
+from bench.panels import by_figure, grid
+from bench.plot_style import PAGE
 from bench.runner import run
 from bench.store import RunFolder
+from bench.table import sections
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def test_the_figures_of_a_run(folder: RunFolder) -> None:
     paths = plots.draw_all(folder)
     kinds = {path.stem.split("-toy")[0] for path in paths}
-    assert kinds == {"f1", "lds-f1", "time-f1", "categories", "sensitivity", "overlay"}
+    everywhere = {"f1", "lds-f1", "time-f1", "bits-f1", "cost"}
+    assert kinds == {*everywhere, "categories", "sensitivity", "overlay"}
     for path in paths:
         image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         assert image is not None
@@ -53,3 +59,28 @@ def test_every_method_has_its_own_look() -> None:
     assert len(set(COLOURS.values())) == len(COLOURS)
     assert COLOURS.keys() == LABELS.keys() == MARKERS.keys()
     assert colour_of("a method of yours") == colour_of("a method of yours")
+
+
+def test_the_pareto_front() -> None:
+    points = [(1.0, 50.0), (2.0, 40.0), (3.0, 60.0), (3.0, 55.0), (4.0, 60.0), (9.0, 80.0)]
+    assert plots.pareto(points) == [(1.0, 50.0), (3.0, 60.0), (9.0, 80.0)]
+
+
+@pytest.mark.parametrize(("detectors", "figures", "columns"), [(1, 1, 2), (4, 1, 2), (9, 2, 3)])
+def test_figures_fit_a_page(detectors: int, figures: int, columns: int) -> None:
+    """Two bit settings stay side by side; with more than four detectors each setting has a figure of its own."""
+    records = [
+        measured(method, 0.8, bits=bits, detector=f"detector{number}")
+        for number in range(detectors)
+        for method, bits in (("fp32", 32), ("minmax", 4), ("minmax", 8))
+    ]
+    (part,) = sections(records)
+    groups = by_figure(part)
+    assert len(groups) == figures
+    for panels in groups.values():
+        assert len(panels) == 2 * detectors / figures
+        figure, cells = grid(panels, height=1.8)
+        assert figure.get_figwidth() == pytest.approx(PAGE)
+        assert sum(cell.lowest for cell in cells) == columns
+        assert sum(cell.first for cell in cells) == len(cells) / columns
+        plt.close(figure)

@@ -23,6 +23,15 @@ COLUMNS = (
 
 def csv_text(findings: Sequence[Finding]) -> str:
     """One row a finding; what was not measured and what nobody could read stays empty."""
+    return str(_frame(findings).to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+
+
+def json_text(findings: Sequence[Finding]) -> str:
+    """The same rows as a JSON list; empty is null."""
+    return str(_frame(findings).to_json(orient="records", indent=2))
+
+
+def _frame(findings: Sequence[Finding]) -> pd.DataFrame:
     rows = []
     for f in findings:
         measured = f.measured or Interval(float("nan"), None, None, 0)
@@ -30,8 +39,7 @@ def csv_text(findings: Sequence[Finding]) -> str:
         seeds = f.measured.seeds if f.measured is not None else None
         what = [f.claim, f.statement, f.subject, f.bits, f.data, f.paper.value, f.paper.status]
         rows.append([*what, *numbers, f.unit, seeds, f.verdict, f.why])
-    frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"seeds": "Int64"})
-    return str(frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"seeds": "Int64"})
 
 
 def markdown(findings: Sequence[Finding], evidence: Evidence, times: Sequence[TimeToReach]) -> str:

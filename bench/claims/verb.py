@@ -14,12 +14,13 @@ from bench.claims.examine import examine
 from bench.claims.timing import time_to_reach
 from bench.errors import BenchError
 from bench.store import RUNS
+from bench.usage import epilog
 from bench.whole_file import write_whole
 
 app = typer.Typer()
 
 
-@app.command("claims")
+@app.command("claims", epilog=epilog("claims"))
 def judge_claims(
     results: Annotated[
         list[Path] | None,
@@ -30,10 +31,14 @@ def judge_claims(
     out: Annotated[Path, typer.Option("--out", help="Folder for claims.csv, claims.md, plots.")] = RUNS
     / "claims",
     plot_too: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the plots.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON; writes nothing.")] = False,
 ) -> None:
     """The paper's claims against the records of finished runs: value, 95 % interval, verdict. Runs nothing."""
     evidence = gather(results or [Path("results/reference")])
     findings = examine(evidence)
+    if as_json:
+        print(report.json_text(findings))
+        return
     times = [time for subject in evidence.subjects for time in time_to_reach(subject)]
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,104 @@
+"""Documentation that is checked: code blocks run, commands and options exist, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from toy import ToyDetector
+
+from bench.cli import app
+from bench.usage import EXAMPLES, completion
+from selective_focus.methods import _registered
+from selective_focus.quantize import quantize
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every ``python -m bench ...`` of every page, in blocks and in sentences, a line each."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for match in re.findall(r"python -m bench [^`\n#]+(?:\n[^`\n]*(?=`))?", text):
+            found.append((page.name, " ".join(match.split())))
+    return found
+
+
+def run_page(name: str) -> None:
+    page = ROOT / "docs" / name
+    code = "\n".join(blocks(page, "python"))
+    assert code.count("\n") > 10
+    exec(compile(code, str(page), "exec"), {"__name__": "page"})
+
+
+def test_the_detector_of_the_page_is_quantized(capsys: pytest.CaptureFixture[str]) -> None:
+    run_page("add-a-detector.md")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["minmax", "selective-focus"]
+    assert all(line.endswith("[]") for line in lines), "something was left in floating point"
+
+
+def test_the_method_of_the_page_quantizes() -> None:
+    detector = ToyDetector()
+    try:
+        run_page("add-a-method.md")
+        _, log = quantize(detector, torch.rand(4, 3, *detector.input_size), method="percentile", bits="w4a4")
+    finally:
+        _registered.pop("percentile", None)
+    assert log.config["quantization"]["activation_range"] == "percentile"
+    assert log.float_operations == []
+
+
+@pytest.mark.parametrize(("page", "command"), commands())
+def test_documented_commands_exist(page: str, command: str) -> None:
+    words = shlex.split(command)[3:]
+    verbs = typer.main.get_command(app).commands
+    if words and not words[0].startswith("-"):
+        verb = verbs.get(words[0])
+        assert verb is not None, f"{page}: no verb {words[0]!r}"
+        known = {name for option in verb.params for name in (*option.opts, *option.secondary_opts)} | {
+            "--help"
+        }
+        used = {
+            word.split("=")[0].strip("[]().,;") for word in words[1:] if word.lstrip("[(").startswith("--")
+        }
+        assert used <= known, f"{page}: {command}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_verb_has_examples_that_exist() -> None:
+    verbs = typer.main.get_command(app).commands
+    for name, verb in verbs.items():
+        assert name in EXAMPLES, f"--help of {name} shows no example; add one to bench/usage.py"
+        known = {option for parameter in verb.params for option in parameter.opts}
+        for line in EXAMPLES[name]:
+            assert set(re.findall(r"--[a-z-]+", line)) <= known, line
+
+
+def test_completion_knows_verbs_and_options(tmp_path: Path) -> None:
+    script = tmp_path / "completion"
+    script.write_text(completion(typer.main.get_command(app)))
+    ask = 'COMP_WORDS=({words}); COMP_CWORD={place}; _bench; echo "${{COMPREPLY[@]}}"'
+    for words, place, found in (("bench rep", 1, "report"), ("bench table --na", 2, "--name")):
+        code = f"source {script}; " + ask.format(words=words, place=place)
+        answer = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+        assert answer.stdout.split() == [found]
