@@ -13,7 +13,7 @@ VARIANT ?=
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce-table bench-culane weights report test check train-synthetic perf lock clean
+.PHONY: help setup reproduce-table bench-culane weights report test check train-synthetic perf faults fuzz lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -50,6 +50,12 @@ train-synthetic: $(READY) ## train an embedded detector again: make train-synthe
 
 perf: $(READY) ## speed ratios (pytest-benchmark)
 	@$(BIN)/python -m pytest bench/perf --benchmark-only --benchmark-columns=median,rounds
+
+faults: $(READY) ## put faults into real runs (kill -9, full disk, damage); the list goes to docs/faults.md
+	@FAULTS_TO=docs/faults.md $(BIN)/python -m pytest -q tests/test_faults.py
+
+fuzz: $(READY) ## hostile files for every reader, a minute each; needs atheris (pip install atheris)
+	@$(BIN)/python scripts/fuzz.py --seconds 60
 
 lock: $(READY) ## resolve requirements.lock again from pyproject.toml
 	@VENV="$(VENV)" sh scripts/lock.sh

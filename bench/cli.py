@@ -13,10 +13,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from bench import ablate, catalogue, plots, prediction, table
+from bench import ablate, catalogue, cluster, housekeeping, plots, prediction, table
 from bench import doctor as health
 from bench.claims import verb as claims
-from bench.data import load_data
 from bench.detectors import build, check, profile_for_folder
 from bench.errors import (
     EXIT_BAD_INPUT,
@@ -29,14 +28,14 @@ from bench.errors import (
 from bench.helpers import helping
 from bench.metrics.culane import WIDTH
 from bench.metrics.score import score_folders
+from bench.parts import standard_parts
 from bench.profile import DATASETS, Profile, load_profile, profile_names
 from bench.progress import ConsoleListener
 from bench.report import verb as report
-from bench.runner import Parts, check_device, run
+from bench.runner import check_device, run
 from bench.store import RUNS, RunFolder, run_names
 from bench.usage import EXIT_CODES, completion, epilog
 from selective_focus.methods import find, methods
-from selective_focus.quantize import quantize, resolve_options
 
 app = typer.Typer(
     add_completion=False,
@@ -49,6 +48,7 @@ TABLE_WIDTH = 100
 FETCHED = Path("weights")
 """Where ``make weights`` puts released checkpoints."""
 app.add_typer(claims.app)
+app.add_typer(housekeeping.app)
 app.add_typer(report.app)
 
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of all runs.")]
@@ -62,6 +62,12 @@ LimitOption = Annotated[
     int | None, typer.Option("--limit", help="At most so many test frames, drawn with seed 0.")
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda.")]
+ClusterOption = Annotated[
+    str | None, typer.Option("--cluster", help="Address of a Ray cluster, or local: docs/cluster.md.")
+]
+CellCpusOption = Annotated[
+    int, typer.Option("--cell-cpus", min=1, help="With --cluster: CPUs that a cell takes.")
+]
 WorkersOption = Annotated[
     int | None,
     typer.Option("--workers", help="Processes that share the cells, each with its part of the cores."),
@@ -106,6 +112,8 @@ def run_profile(
     limit: LimitOption = None,
     device: DeviceOption = None,
     workers: WorkersOption = None,
+    address: ClusterOption = None,
+    cell_cpus: CellCpusOption = 1,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: profile or data set.")] = None,
     results: ResultsOption = RUNS,
     plot_too: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the plots at the end.")] = True,
@@ -129,7 +137,7 @@ def run_profile(
         workers=workers,
         name=name or (dataset if dataset not in (None, "synthetic") else None),
     )
-    _run(chosen, results, plot_too)
+    _run(chosen, results, plot_too, address, cell_cpus)
 
 
 @app.command("culane", epilog=epilog("culane"))
@@ -141,6 +149,8 @@ def run_culane(
     limit: LimitOption = None,
     device: DeviceOption = None,
     workers: WorkersOption = None,
+    address: ClusterOption = None,
+    cell_cpus: CellCpusOption = 1,
     name: NameOption = "culane",
     results: ResultsOption = RUNS,
 ) -> None:
@@ -163,7 +173,7 @@ def run_culane(
     chosen, notes = profile_for_folder(base)
     for note in notes:
         _tell(note)
-    _run(chosen, results, plot_too=True)
+    _run(chosen, results, True, address, cell_cpus)
 
 
 @app.command("ablate", epilog=epilog("ablate"))
@@ -178,6 +188,8 @@ def run_ablation(
     limit: LimitOption = None,
     device: DeviceOption = None,
     workers: WorkersOption = None,
+    address: ClusterOption = None,
+    cell_cpus: CellCpusOption = 1,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the profile's.")] = None,
     results: ResultsOption = RUNS,
 ) -> None:
@@ -196,7 +208,7 @@ def run_ablation(
     )
     chosen = ablate.with_grids(base, list(base.grids) if grids == "all" else _words(grids) or [])
     try:
-        _run(chosen, results, plot_too=False)
+        _run(chosen, results, False, address, cell_cpus)
     finally:
         if any((results / chosen.name / "records").glob("*.json")):
             _show_ablation(RunFolder(results / chosen.name))
@@ -282,8 +294,9 @@ def _tell(line: str) -> None:
     _console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _run(profile: Profile, results: Path, plot_too: bool) -> None:
-    check_device(profile.device)
+def _run(profile: Profile, results: Path, plot_too: bool, address: str | None, cell_cpus: int) -> None:
+    if address is None:
+        check_device(profile.device)
     for label in profile.methods:
         find(profile.method_of(label))
         if label in methods() and profile.method_of(label) != label:
@@ -293,9 +306,11 @@ def _run(profile: Profile, results: Path, plot_too: bool) -> None:
     folder = RunFolder(results / profile.name)
     console = _console()
     with ConsoleListener(console) as listener:
-        records = run(
-            profile, folder, standard_parts(), listener, partial(helping, profile, folder, profile.workers)
-        )
+        helpers = partial(helping, profile, folder, profile.workers)
+        if address is None:
+            records = run(profile, folder, standard_parts(), listener, helpers)
+        else:
+            records = cluster.run(profile, folder, standard_parts(), listener, address, cell_cpus)
     _show(folder, console)
     console.print(listener.summary(), markup=False, highlight=False)
     if plot_too:
@@ -311,17 +326,6 @@ def _run(profile: Profile, results: Path, plot_too: bool) -> None:
         raise typer.Exit(EXIT_FAILED_CELLS)
 
 
-def standard_parts() -> Parts:
-    """What a run is made of, outside tests."""
-    return Parts(
-        build=lambda name, chosen: build(name, chosen.variant, chosen.weights, chosen.dataset),
-        load_data=load_data,
-        quantize=quantize,
-        resolve_options=resolve_options,
-        learns=lambda method: find(method).reconstruction is not None,
-    )
-
-
 def _show(folder: RunFolder, console: Console) -> None:
     records = folder.records()
     table.write_csv(folder, records)
@@ -329,7 +333,10 @@ def _show(folder: RunFolder, console: Console) -> None:
     for part in table.sections(records):
         console.print(table.terminal(part))
     for path in folder.set_aside:
-        print(f"warning: {path}: a damaged record was set aside; run again to replace it", file=sys.stderr)
+        print(
+            f"warning: {path}: a damaged record, which does not count; run again to measure its cell",
+            file=sys.stderr,
+        )
     console.print(f"{folder.path / 'cells.csv'}", markup=False, highlight=False)
 
 

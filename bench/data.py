@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,6 +103,11 @@ def _render(profile: Profile, rendered: Rendered) -> Path:
             ),
         }
         return synthetic.ensure(SYNTHETIC_ROOT, splits, progress=rendered, only=wanted)
+    except BrokenProcessPool as error:
+        raise BenchError(
+            f"{SYNTHETIC_ROOT}: a process that rendered frames was ended from outside (out of memory?); frames made "
+            "so far are kept: run the same command again"
+        ) from error
     except OSError as error:
         raise BenchError(
             f"{SYNTHETIC_ROOT}: the synthetic frames cannot be written ({error.strerror or error}); free some room or "

@@ -54,9 +54,9 @@ def extremes_of(
 
 def keep_frames(data: TestData, folder: RunFolder) -> None:
     """Writes the shown frames (JPEG) and their annotations into the run folder, once a data set."""
-    place = _place(folder, data.digest, data.subset)
+    place = frames_folder(folder, data.digest, data.subset)
     index = place / "frames.json"
-    if index.is_file():
+    if _entries(index):
         return
     place.mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, Any]] = []
@@ -71,12 +71,10 @@ def keep_frames(data: TestData, folder: RunFolder) -> None:
 
 def kept_frames(folder: RunFolder, data_digest: str, subset: str) -> list[Example]:
     """The shown frames with their annotations, without lanes; none where the run folder does not hold them."""
-    place = _place(folder, data_digest, subset)
+    place = frames_folder(folder, data_digest, subset)
     index = place / "frames.json"
-    if not index.is_file():
-        return []
     kept = []
-    for entry in json.loads(index.read_text()):
+    for entry in _entries(index):
         image = cv2.imread(str(place / entry["image"]))
         if image is not None:
             annotated = [np.array(lane).reshape(-1, 2) for lane in entry["annotated"]]
@@ -100,6 +98,17 @@ def load(folder: RunFolder, records: Sequence[Record]) -> list[Example]:
     return examples
 
 
-def _place(folder: RunFolder, data_digest: str, subset: str) -> Path:
+def _entries(index: Path) -> list[dict[str, Any]]:
+    """The shown frames; none when the file is missing or damaged (it is then made again by the next run)."""
+    try:
+        entries = json.loads(index.read_bytes())
+        whole = all({"name", "category", "annotated", "image"} <= entry.keys() for entry in entries)
+    except (OSError, ValueError, RecursionError, TypeError, AttributeError):
+        return []
+    return entries if whole else []
+
+
+def frames_folder(folder: RunFolder, data_digest: str, subset: str) -> Path:
+    """Where the shown frames of a data set are kept."""
     words = "".join(letter if letter.isalnum() else "-" for letter in subset)
     return folder.path / "examples" / f"{data_digest[:12]}-{words[:40]}"

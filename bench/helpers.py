@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from bench.errors import bad_input_errors
+from bench.parts import standard_parts
 from bench.profile import Profile
 from bench.runner import run
 from bench.store import RunFolder
@@ -50,8 +51,6 @@ def helping(profile: Profile, folder: RunFolder, workers: int) -> Iterator[None]
 
 def _help(profile: Profile, path: Path, threads: int, since: str) -> None:
     """Take part in a run until nothing is left. What goes wrong here is tried again, and told, by the first process."""
-    from bench.cli import standard_parts
-
     end_with_parent()
     torch.set_num_threads(threads)
     with contextlib.suppress(KeyboardInterrupt, *bad_input_errors()):

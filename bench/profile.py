@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from bench.errors import BenchError
+from bench.errors import BenchError, one_line
 from selective_focus.quantization.config import parse_bits
 
 if sys.version_info >= (3, 11):
@@ -114,8 +114,11 @@ def load_profile(profile: str, **overrides: Any) -> Profile:
     try:
         with path.open("rb") as file:
             values: dict[str, Any] = tomllib.load(file)
-    except tomllib.TOMLDecodeError as error:
-        raise BenchError(f"{path}: not a readable TOML file ({error})") from error
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # also of text that is not UTF-8, and of numbers without end
+        raise BenchError(f"{path}: not a readable TOML file ({one_line(error)[:200]})") from error
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror})") from error
     values.setdefault("name", path.stem)

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
-import psutil
 import torch
 from torch import Tensor
 
 from bench import environment, examples
 from bench.batch_size import fitting
-from bench.cells import Cell, canonical_json, code_version, digest_of_state, metric_version
+from bench.cells import Cell, code_version, digest_of_state, metric_version
 from bench.data import TestData
 from bench.errors import BenchError, CellTimeout, bad_input_errors, one_line, out_of_memory
 from bench.evaluate import Detections, Measurement, NetworkInputs, Seconds, detect_all
 from bench.found_lanes import FoundLanes
+from bench.full_precision import read_reference, write_reference
+from bench.limits import PeakMemory, time_limit
+from bench.parts import Parts
 from bench.profile import Profile
 from bench.store import Record, RunFolder, Status
 from selective_focus import Lane, LaneDetector, QuantizationLog
@@ -33,20 +31,6 @@ from selective_focus.quantization.config import parse_bits
 
 SCORED_TOGETHER = 16
 """Frames of lanes that were found before."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the runner drives; tests put small stand-ins here."""
-
-    build: Callable[[str, Profile], tuple[LaneDetector, str]]
-    """Detector name and profile -> the detector, and words for where its weights come from."""
-    load_data: Callable[[Profile, Callable[[int, int], None]], TestData]
-    quantize: Callable[..., tuple[LaneDetector, QuantizationLog]]
-    resolve_options: Callable[[str, str, Mapping[str, Any]], dict[str, Any]]
-    """Method, bits and the options given -> all its options, defaults filled in."""
-    learns: Callable[[str], bool]
-    """Whether a method reconstructs anything. Those that do not run first; seeds change nothing in them."""
 
 
 class Listener(Protocol):
@@ -61,10 +45,18 @@ class Listener(Protocol):
 
 
 class Subject:
-    """One detector on one data set: what its cells share."""
+    """One detector on one data set: what its cells share.
+
+    folder: where the full-precision lanes are kept, so that a resumed run does not compute them again.
+    """
 
     def __init__(
-        self, detector: LaneDetector, data: TestData, profile: Profile, folder: RunFolder, listener: Listener
+        self,
+        detector: LaneDetector,
+        data: TestData,
+        profile: Profile,
+        listener: Listener,
+        folder: RunFolder | None = None,
     ) -> None:
         self.detector = detector
         self.data = data
@@ -91,19 +83,20 @@ class Subject:
         return detect_all(detector, self.inputs, size, self._batch, device, take, on_batch)
 
     def reference(self, cell: Cell) -> Detections:
-        """The full-precision lanes, kept in the run folder: a resumed run does not compute them again."""
+        """The full-precision lanes of all test frames."""
+        if self._reference is None and self._folder is not None:
+            self._reference = read_reference(self._folder, cell)
         if self._reference is None:
-            path = self._folder.path / "fp32" / f"{reference_key(cell)}.npz"
-            stored = FoundLanes.read(path)
-            if stored is not None and len(stored[1]) == len(dataclasses.fields(Seconds)):
-                self._reference = Detections(stored[0], Seconds(*stored[1]))
-                return self._reference
             lanes: list[list[Lane]] = []
             seconds = self.detect(self.detector, lanes.extend)
             self._reference = Detections(FoundLanes.of(lanes), seconds)
-            path.parent.mkdir(exist_ok=True)
-            self._reference.lanes.write(path, dataclasses.astuple(seconds))
+            if self._folder is not None:
+                write_reference(self._folder, cell, self._reference)
         return self._reference
+
+    def know(self, reference: Detections) -> None:
+        """Takes full-precision lanes that were computed elsewhere."""
+        self._reference = reference
 
     def calibration_images(self) -> Tensor:
         """[M, 3, H, W] on the run's device."""
@@ -131,28 +124,36 @@ def run(
     helpers: processes that take part, started when all inputs have been looked at.
     since: outcomes of other processes count from this time on (default: now), failures included.
     """
-    since = since or _now()
-    for method, bits, _ in combinations(profile, parts.learns):
-        parts.resolve_options(profile.method_of(method), bits, profile.options_of(method))
+    since = since or now()
     with folder.prepared():
-        data = parts.load_data(profile, listener.rendered)
-        built = [parts.build(name, profile) for name in profile.detectors]
-        plans = [plan(profile, detector, weights, data, parts) for detector, weights in built]
-        listener.planned(sum(map(len, plans)))
-        examples.keep_frames(data, folder)
-        ready = {cell.key for cells in plans for cell in cells if folder.done(cell.key)}
+        data, plans = planned(profile, folder, parts, listener)
+        ready = {cell.key for _, cells in plans for cell in cells if folder.done(cell.key)}
         records: dict[str, Record] = {}
         with helpers():
             for wait in (False, True):  # first what nobody is at; then what the others have not finished
-                for (detector, _), cells in zip(built, plans, strict=True):
+                for detector, cells in plans:
                     detector.model.to(profile.device)
-                    subject = Subject(detector, data, profile, folder, listener)
+                    subject = Subject(detector, data, profile, listener, folder)
                     for cell in (cell for cell in cells if cell.key not in records):
                         record = _take(cell, subject, parts, folder, since, wait)
                         if record is not None:
                             records[cell.key] = record
                             listener.finished(record, reused=cell.key in ready)
-    return [records[cell.key] for cells in plans for cell in cells]
+    return [records[cell.key] for _, cells in plans for cell in cells]
+
+
+def planned(
+    profile: Profile, folder: RunFolder, parts: Parts, listener: Listener
+) -> tuple[TestData, list[tuple[LaneDetector, list[Cell]]]]:
+    """The data, and every detector with its cells. Options, data and every checkpoint are looked at here."""
+    for method, bits, _ in combinations(profile, parts.learns):
+        parts.resolve_options(profile.method_of(method), bits, profile.options_of(method))
+    data = parts.load_data(profile, listener.rendered)
+    built = [parts.build(name, profile) for name in profile.detectors]
+    plans = [(detector, plan(profile, detector, weights, data, parts)) for detector, weights in built]
+    listener.planned(sum(len(cells) for _, cells in plans))
+    examples.keep_frames(data, folder)
+    return data, plans
 
 
 def _take(
@@ -219,22 +220,40 @@ def plan(profile: Profile, detector: LaneDetector, weights: str, data: TestData,
 
 def run_cell(cell: Cell, subject: Subject, parts: Parts, folder: RunFolder) -> Record:
     """Runs one cell and writes its record, whatever the outcome."""
-    started = _now()
+    started = now()
+    try:
+        record = measured(cell, subject, parts)
+    except KeyboardInterrupt:
+        folder.put(interrupted(cell, started))
+        raise
+    folder.put(record)
+    return record
+
+
+def measured(cell: Cell, subject: Subject, parts: Parts) -> Record:
+    """The record of one cell, not yet written. Raises bad input and KeyboardInterrupt, which are no outcomes."""
+    started = now()
     outcome: dict[str, Any] = {}
     with PeakMemory(subject.profile.device) as memory:
         try:
             with time_limit(subject.profile.cell_timeout_s):
                 outcome = _measure_cell(cell, subject, parts)
             status: Status = "done"
-        except (KeyboardInterrupt, *bad_input_errors()) as error:
-            if isinstance(error, KeyboardInterrupt):
-                folder.put(_record(cell, "interrupted", started, reason="stopped by the user"))
+        except bad_input_errors():
             raise
         except Exception as error:
             status, outcome = _failure(error)
-    record = _record(cell, status, started, peak_memory_mb=memory.peak_mb, **outcome)
-    folder.put(record)
-    return record
+    return _record(cell, status, started, peak_memory_mb=memory.peak_mb, **outcome)
+
+
+def interrupted(cell: Cell, started: str) -> Record:
+    """The record of a cell that the user stopped."""
+    return _record(cell, "interrupted", started, reason="stopped by the user")
+
+
+def ended(cell: Cell, status: Status, reason: str) -> Record:
+    """The record of a cell whose process ended with it, so that nothing is known but why."""
+    return _record(cell, status, now(), reason=reason)
 
 
 def _measure_cell(cell: Cell, subject: Subject, parts: Parts) -> dict[str, Any]:
@@ -312,72 +331,13 @@ def _record(cell: Cell, status: Status, started: str, **fields: Any) -> Record:
         cell=cell.to_dict(),
         environment=environment.describe(cell.device),
         started=started,
-        finished=_now(),
+        finished=now(),
         **fields,
     )
 
 
-def reference_key(cell: Cell) -> str:
-    """Cells with the same full-precision lanes have the same key here."""
-    fields = dataclasses.asdict(cell)
-    deciding = ("detector", "variant", "weights_digest", "data_digest", "subset", "device", "code")
-    return hashlib.sha256(canonical_json({name: fields[name] for name in deciding}).encode()).hexdigest()
-
-
-class PeakMemory:
-    """Largest memory while the block runs, in MB: of the process (sampled), or what PyTorch took on the accelerator.
-
-    All that the process holds counts, the network inputs of the test frames included.
-    """
-
-    def __init__(self, device: str, every_s: float = 0.05) -> None:
-        self.peak_mb = 0.0
-        self._cuda = torch.device(device).type == "cuda"
-        self._every_s = every_s
-        self._stop = threading.Event()
-        self._process = psutil.Process()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> PeakMemory:
-        if self._cuda:
-            torch.cuda.reset_peak_memory_stats()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        if self._cuda:
-            self.peak_mb = torch.cuda.max_memory_allocated() / 2**20
-
-    def _watch(self) -> None:
-        while True:
-            self.peak_mb = max(self.peak_mb, self._process.memory_info().rss / 2**20)
-            if self._stop.wait(self._every_s):
-                return
-
-
-@contextlib.contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raises CellTimeout inside the block after ``seconds`` (None: never); on Unix, in the main thread."""
-    usable = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
-    if seconds is None or not usable:
-        yield
-        return
-
-    def expire(*_: object) -> None:
-        raise CellTimeout(f"not finished after {seconds:g} s; raise cell_timeout_s in the profile")
-
-    before = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _now() -> str:
+def now() -> str:
+    """The time in UTC, as records have it."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from bench.cells import Cell
 from bench.errors import StoreError
 from bench.whole_file import cannot_write, write_whole
 
@@ -25,6 +26,7 @@ except ImportError:  # Windows
 RUNS = Path("results/runs")
 SCHEMA = 1
 ROOM_NEEDED_MB = 32
+_CELL = TypeAdapter(Cell)
 
 Status = Literal["done", "skipped", "failed", "out_of_memory", "timeout", "interrupted"]
 
@@ -98,6 +100,11 @@ class Record(_Plain):
     def file_name(self) -> str:
         return f"{self.key}.json"
 
+    @property
+    def machine(self) -> str:
+        """Equal where seconds may be compared: the same kind of machine, with the same number of threads."""
+        return f"{self.environment.get('machine', '')}/{self.environment.get('threads', '')}"
+
 
 def run_names(results: Path) -> list[str]:
     """The runs in a results folder that have a record."""
@@ -127,7 +134,7 @@ class RunFolder:
             )
         probe = self.records_path / f"probe-{os.getpid()}"
         write_whole(probe, b"can this folder be written?")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
@@ -137,21 +144,27 @@ class RunFolder:
         try:
             yield
         finally:
-            if new and not any(self.records_path.iterdir()):
+            if new and not any(self.records_path.glob("*")):
                 shutil.rmtree(self.path, ignore_errors=True)
 
     def put(self, record: Record) -> Path:
-        """Writes one record, replacing an earlier outcome of the same cell."""
+        """Writes one record, replacing an earlier outcome of the same cell.
+
+        A finished record is never replaced by another outcome: several runs may write into one folder, and one that
+        is stopped takes nothing from another that got there first.
+        """
         path = self.records_path / record.file_name
         fields = _finite(record.model_dump())
         lines = [f" {json.dumps(name)}: {json.dumps(fields[name], allow_nan=False)}" for name in fields]
-        write_whole(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+        with self._alone():
+            known = None if record.status == "done" else _parsed(path)
+            if known is None or known.status != "done":
+                write_whole(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
         return path
 
     def done(self, key: str) -> Record | None:
         """The finished record of a cell, or None: every other outcome is tried again."""
-        path = self.records_path / f"{key}.json"
-        record = self._read(path) if path.is_file() else None
+        record = self._read(self.records_path / f"{key}.json")
         return record if record is not None and record.status == "done" else None
 
     def attempted(self, key: str, since: str) -> Record | None:
@@ -190,7 +203,7 @@ class RunFolder:
             fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, place)
 
     def records(self) -> list[Record]:
-        """Every readable record, by file name. Unreadable ones are set aside (see ``set_aside``)."""
+        """Every sound record, by file name. Damaged ones become KEY.json.corrupt and are listed in ``set_aside``."""
         return list(self._readable())
 
     def _readable(self) -> Iterator[Record]:
@@ -200,19 +213,62 @@ class RunFolder:
                 yield record
 
     def _read(self, path: Path) -> Record | None:
-        try:
-            record = Record.model_validate_json(path.read_bytes())
-        except ValidationError:
-            record = None
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-        if record is not None and record.key == path.stem:
+        record = _parsed(path)
+        if record is not None or not path.exists():
             return record
+        with self._alone():
+            record = _parsed(path)  # it may have been replaced by a sound one meanwhile
+            if record is None and path.exists():
+                self._set_aside(path)
+        return record
+
+    def _set_aside(self, path: Path) -> None:
         aside = path.with_suffix(".json.corrupt")
-        with contextlib.suppress(OSError):  # a read-only results folder can still be tabulated
+        try:
             os.replace(path, aside)
+        except OSError:  # a read-only results folder can still be tabulated
+            aside = path
         self.set_aside.append(aside)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Holds the folder's lock between looking at a record and replacing it. It falls with its process.
+
+        Without ``flock`` (Windows, some network folders) records are as whole, and of two outcomes of one cell the
+        later one stays.
+        """
+        try:
+            descriptor = os.open(self.records_path, os.O_RDONLY)
+        except OSError:  # what follows says what is wrong with the folder
+            yield
+            return
+        try:
+            if fcntl is not None:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _parsed(path: Path) -> Record | None:
+    """The record in a file; None when the file is damaged, of another cell, or not there."""
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except (ValidationError, FileNotFoundError):
         return None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    return record if record.key == path.stem and _is_whole(record) else None
+
+
+def _is_whole(record: Record) -> bool:
+    """Whether tables can be made of a record: all fields of a cell, and of a finished one its scores and seconds."""
+    try:
+        _CELL.validate_python(record.cell)
+    except ValidationError:
+        return False
+    return record.status != "done" or (record.result is not None and "reconstruction_s" in record.timing)
 
 
 def _finite(value: Any) -> Any:

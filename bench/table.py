@@ -37,6 +37,7 @@ METHOD_ORDER = (
 
 _ROW = ("detector", "variant", "weights", "method", "w_bits", "a_bits", "calibration_images")
 _DATA = ("dataset", "data_digest", "subset", "device")
+_CODE = ("code", "metric")
 _SAME = ("weights_digest", "settings", "calibration", "calibration_digest", "code", "metric")
 
 
@@ -82,8 +83,10 @@ class Row:
     """What the detector's authors report for the released weights of this variant, in full precision."""
     published_source: str
     status: str
+    version: str
+    """Digests of the weights, the code and the metric: only rows that agree in it are subtracted."""
     other_code: bool
-    """Measured with other code than the newest row of its section."""
+    """Measured with other code or another metric than the newest row of its section."""
     records: tuple[Record, ...] = field(repr=False)
     """What the row was made from."""
 
@@ -139,7 +142,7 @@ def sections(records: Iterable[Record]) -> list[Section]:
     kept, left_out = current(records)
     result = []
     for group in _comparable(kept):
-        newest_code = max(group, key=lambda record: record.finished).cell["code"]
+        newest_code = _identity(max(group, key=lambda record: record.finished), _CODE)
         by_row: dict[str, list[Record]] = defaultdict(list)
         for record in group:
             by_row[_identity(record, _ROW)].append(record)
@@ -244,10 +247,10 @@ def _texts(row: Row, part: Section) -> list[str]:
 
 
 def full_precision(row: Row, part: Section) -> Spread | None:
-    """F1 of the same weights in full precision."""
-    same = (row.detector, row.variant, row.weights)
+    """F1 of the same weights in full precision, measured with the same code and metric."""
+    same = (row.detector, row.variant, row.version)
     for other in part.rows:
-        if other.method == "fp32" and (other.detector, other.variant, other.weights) == same:
+        if other.method == "fp32" and (other.detector, other.variant, other.version) == same:
             return other.f1
     return None
 
@@ -258,7 +261,7 @@ def _row(seeds: list[Record], newest_code: str) -> Row:
     results = [record.result for record in done if record.result is not None]
     f1 = [result.f1 for result in results if result.f1 is not None]
     accuracy = [result.accuracy for result in results if result.accuracy is not None]
-    one_machine = len({record.environment.get("machine") for record in done}) == 1
+    one_machine = len({record.machine for record in done}) == 1
     value, status = paper_f1(
         cell["detector"], cell["method"], cell["w_bits"], cell["a_bits"], cell["dataset"]
     )
@@ -278,7 +281,8 @@ def _row(seeds: list[Record], newest_code: str) -> Row:
         published_f1=published,
         published_source=source,
         status=", ".join(others) or "done",
-        other_code=any(record.cell["code"] != newest_code for record in seeds),
+        version=_identity(seeds[0], ("weights_digest", *_CODE)),
+        other_code=any(_identity(record, _CODE) != newest_code for record in seeds),
         records=tuple(done),
     )
 
@@ -330,7 +334,11 @@ def _notes(group: Sequence[Record], rows: Sequence[Row], left_out: int) -> tuple
             f"published: F1 of all CULane test frames as the authors report it ({'; '.join(sources)})"
         )
     if any(row.other_code for row in rows):
-        notes.append("† measured with older code than the newest row: run again before comparing")
+        notes.append("† measured with other code than the newest row: run again before comparing")
+    if len({record.machine for record in group if "reconstruction_s" in record.timing}) > 1:
+        notes.append(
+            "seconds were measured on several machines: compare them only where one machine measured both"
+        )
     unfinished = [row for row in rows if row.status != "done"]
     if unfinished:
         notes.append(f"{len(unfinished)} of {len(rows)} rows have unfinished seeds (see status in cells.csv)")

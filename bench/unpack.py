@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,8 +16,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from bench.errors import BenchError
+from bench.whole_file import cannot_write
 
 CHUNK = 2**20
+LONGEST_NAME, LONGEST_PATH = 255, 2048
+"""Bytes of one name, characters of a path: what file systems take."""
 
 
 class ArchiveError(BenchError):
@@ -54,8 +57,11 @@ def unpack(archive: Path, folder: Path, limits: Limits, pattern: str = "*") -> l
         for relative in files:
             target = folder / relative
             _check_inside(folder, target, archive)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(stage / relative, target)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(stage / relative, target)
+            except OSError as error:
+                raise ArchiveError(cannot_write(target, error)) from error
     return [folder / relative for relative in files]
 
 
@@ -81,14 +87,14 @@ def _unpacked(archive: Path, stage: Path, limits: Limits, pattern: str) -> Itera
         raise
     except FileExistsError as error:
         raise ArchiveError(f"{archive}: holds {error.filename} twice; {_REFUSED}") from error
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
+    except Exception as error:  # what tarfile and zipfile say to damaged archives is open-ended
+        if isinstance(error, OSError) and error.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EROFS,
+            errno.EACCES,
+        ):
+            raise ArchiveError(cannot_write(stage, error)) from error
         raise ArchiveError(
             f"{archive}: damaged or cut short ({' '.join(str(error).split())[:100]}); delete it and download it again"
         ) from error
@@ -105,12 +111,12 @@ def _members(archive: Path, stack: ExitStack) -> Iterator[_Member]:
             mode = info.external_attr >> 16
             if mode & 0o170000 not in (0, 0o100000, 0o040000):
                 raise ArchiveError(f"{archive}: {info.filename!r} is a link or a device; {_REFUSED}")
-            opener = None if info.is_dir() else lambda info=info: zipped.open(info)
+            opener = None if info.filename.endswith("/") else lambda info=info: zipped.open(info)
             yield _Member(info.filename, info.file_size, opener)
         return
     try:
         tarred = stack.enter_context(tarfile.open(archive, "r|*"))  # noqa: SIM115
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+    except Exception as error:  # open-ended, as above
         raise ArchiveError(f"{archive}: neither a zip nor a tar archive; download it again") from error
     for entry in tarred:
         if not (entry.isreg() or entry.isdir()):
@@ -133,6 +139,8 @@ def _safe(name: str, archive: Path) -> Path:
         if name.strip("/") == ".":
             return Path(".")
         raise ArchiveError(f"{archive}: {name!r} would be written outside the folder; {_REFUSED}")
+    if any(len(part.encode()) > LONGEST_NAME for part in posix.parts) or len(name) > LONGEST_PATH:
+        raise ArchiveError(f"{archive}: {name[:40]!r}... is too long a name; {_REFUSED}")
     return Path(*posix.parts)
 
 

@@ -13,6 +13,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "run --methods fp32,minmax,qdrop --bits w8a8,w4a4 --seeds 0,1,2 --name three-seeds",
         "run --dataset tusimple --root /data/tusimple --detectors lstr --weights LSTR_500000.pkl",
     ),
+    "ls": ("ls", "ls --json | jq '.[].cells'"),
+    "gc": ("gc                                     what would go", "gc --name quick --yes"),
     "culane": ("culane --root /data/CULane --weights weights/ --limit 500",),
     "ablate": ("ablate --grid all", "ablate --grid share --limit 200"),
     "table": ("table --name quick", "table --name quick --json"),

@@ -23,9 +23,9 @@ sys.path.insert(0, str(ROOT))
 
 from rich.console import Console  # noqa: E402
 
-from bench.cli import standard_parts  # noqa: E402
 from bench.errors import BenchError  # noqa: E402
 from bench.helpers import helping  # noqa: E402
+from bench.parts import standard_parts  # noqa: E402
 from bench.profile import Profile, load_profile  # noqa: E402
 from bench.progress import ConsoleListener  # noqa: E402
 from bench.runner import run  # noqa: E402

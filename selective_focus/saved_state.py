@@ -231,7 +231,7 @@ def _read(path: Path) -> tuple[SavedDescription, dict[str, Tensor]]:
         known = all(isinstance(getattr(description, f.name), str) for f in _WORDS)
         if not (known and isinstance(description.config, dict)):
             raise TypeError("a field of another type")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SavedStateError(f"{path}: its description is not understood ({error}); save it again") from None
     if version != FORMAT:
         raise SavedStateError(

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from toy import ToyDetector
 
+from bench import table
 from bench.cells import Cell
 from bench.data import TestData
 from bench.profile import Profile
 from bench.runner import Parts
 from bench.scorers import CULaneScorer
-from bench.store import Record
+from bench.store import Record, RunFolder
 from selective_focus import Lane, LaneDetector, QuantizationLog
 
 IMAGE_SIZE = (59, 164)
@@ -115,6 +116,12 @@ def profile(**changes: Any) -> Profile:
         "batch_size": 3,
     }
     return Profile.model_validate({**values, **changes})
+
+
+def untimed_csv(folder: RunFolder) -> str:
+    """``cells.csv`` of a run without what depends on the machine's mood: seconds and memory."""
+    frame = table.csv_frame(folder.records()).drop(columns=["reconstruction_s", "peak_memory_mb"])
+    return str(frame.to_csv(index=False))
 
 
 class Listener:

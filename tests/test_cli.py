@@ -15,7 +15,7 @@ import stand_ins
 import torch
 from rich.console import Console
 
-from bench import cli
+from bench import cli, parts
 from bench.data import choose, drawn_from, load_data
 from bench.detectors import build, fitting
 from bench.errors import BenchError
@@ -52,7 +52,8 @@ def culane(tmp_path: Path) -> Path:
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A toy detector wherever the command line builds one; results below the temporary folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "build", lambda *args: (stand_ins.toy_detector(), "embedded"))
+    for module in (cli, parts):
+        monkeypatch.setattr(module, "build", lambda *args: (stand_ins.toy_detector(), "embedded"))
     monkeypatch.setattr(cli, "check", lambda *args: None)
 
 
@@ -272,7 +273,7 @@ def test_an_interruption_is_130(culane: Path, monkeypatch: pytest.MonkeyPatch) -
     def interrupted(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "quantize", interrupted)
+    monkeypatch.setattr(parts, "quantize", interrupted)
     assert run_culane(culane) == 130
 
 
@@ -282,7 +283,7 @@ def test_a_failed_cell_is_1(
     def broken(*args: object, **options: object) -> None:
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr(cli, "quantize", broken)
+    monkeypatch.setattr(parts, "quantize", broken)
     assert run_culane(culane) == 1
     assert "2 cells have no score" in capsys.readouterr().err
 

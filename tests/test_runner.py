@@ -18,12 +18,14 @@ import torch
 from toy import ToyDetector
 
 from bench.cells import Cell, code_version, digest_of_state, metric_version
-from bench.cli import standard_parts
 from bench.errors import BenchError
 from bench.evaluate import NetworkInputs
+from bench.full_precision import reference_key
 from bench.helpers import Silent, helping
+from bench.limits import PeakMemory
+from bench.parts import standard_parts
 from bench.profile import load_profile
-from bench.runner import PeakMemory, combinations, reference_key, run
+from bench.runner import combinations, run
 from bench.store import Record, RunFolder
 from datasets.errors import DatasetError
 from lane_models.checkpoint import CheckpointError

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from measured_cells import measured
 
+from bench import store
 from bench.errors import StoreError
 from bench.store import Record, Result, RunFolder
 from bench.whole_file import whole_file, write_whole
@@ -20,7 +23,8 @@ def record(**changes: object) -> Record:
     result = Result(
         images=2, f1=0.5, precision=0.5, recall=0.5, lds=1.5, lds_displacement=1.5, lds_missing=0, lds_extra=0
     )
-    return Record(**{"key": KEY, "status": "done", "cell": {"method": "minmax"}, "result": result, **changes})
+    fields = {"key": KEY, "status": "done", "cell": measured("minmax").cell, "result": result}
+    return Record(**{**fields, "timing": {"reconstruction_s": 0.5}, **changes})
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def test_a_record_comes_back_as_it_went(folder: RunFolder) -> None:
     written = record(
-        reason="why", timing={"total_s": 1.5}, examples={"a": [[[1.0, 2.0]]]}, log={"losses": [0.5]}
+        reason="why", timing={"reconstruction_s": 1.5}, examples={"a": [[[1.0, 2.0]]]}, log={"losses": [0.5]}
     )
     folder.put(written)
     assert folder.done(KEY) == written
@@ -64,8 +68,24 @@ def test_not_a_number_in_a_log_becomes_null(folder: RunFolder) -> None:
         b"[]",
         b'{"key": "b"}',
         json.dumps({**record().model_dump(), "key": "b" * 64}).encode(),
+        json.dumps({**record().model_dump(), "cell": {"method": "minmax"}}).encode(),
+        json.dumps({**record().model_dump(), "result": None}).encode(),
+        json.dumps({**record().model_dump(), "timing": {}}).encode(),
+        b'{"log": ' + b"[" * 100_000,
     ],
-    ids=["empty", "cut", "binary", "list", "fields missing", "key of another cell"],
+    ids=[
+        *(
+            "empty",
+            "cut",
+            "binary",
+            "list",
+            "fields missing",
+            "key of another cell",
+            "half a cell",
+            "no scores",
+        ),
+        *("no seconds", "nested without end"),
+    ],
 )
 def test_damaged_records_are_set_aside(folder: RunFolder, content: bytes) -> None:
     path = folder.records_path / f"{KEY}.json"
@@ -139,3 +159,47 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path) -> None:
         interrupted()
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_finished_record_is_never_replaced_by_another_outcome(folder: RunFolder) -> None:
+    folder.put(record(status="failed", result=None))
+    folder.put(record(reason="measured"))
+    for status in ("interrupted", "failed", "timeout"):
+        folder.put(record(status=status, result=None))
+    kept = folder.done(KEY)
+    assert kept is not None
+    assert kept.reason == "measured"
+    folder.put(record(reason="measured again"))
+    assert folder.records()[0].reason == "measured again"
+
+
+def test_many_writers_of_one_record(folder: RunFolder) -> None:
+    """Threads with folders of their own, as processes would have: whoever reads meanwhile finds a whole record."""
+
+    def write(number: int) -> None:
+        own = RunFolder(folder.path)
+        for turn in range(10):
+            own.put(record(reason=f"{number} {turn}" * 100))
+            assert own.done(KEY) is not None
+            assert own.set_aside == []
+
+    with ThreadPoolExecutor(8) as writers:
+        list(writers.map(write, range(8)))
+    assert [path.name for path in folder.records_path.iterdir()] == [f"{KEY}.json"]
+
+
+def test_a_damaged_record_that_was_replaced_meanwhile_is_not_set_aside(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder.put(record())
+    whole, parse = path.read_bytes(), store._parsed
+    path.write_bytes(b"{")
+
+    def parse_and_replace(where: Path) -> Record | None:
+        found = parse(where)
+        path.write_bytes(whole)
+        return found
+
+    monkeypatch.setattr(store, "_parsed", parse_and_replace)
+    assert folder.done(KEY) is not None
+    assert folder.set_aside == []

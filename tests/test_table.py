@@ -208,3 +208,21 @@ def test_published_scores_stand_beside_ours_in_full_precision(records: list[Reco
     assert frame.loc[frame.method == "fp32", "published_f1"].tolist() == [0.7513]
     assert frame.loc[frame.method != "fp32", "published_f1"].isna().all()
     assert "Published" not in table.markdown(table.sections(records))
+
+
+@pytest.mark.parametrize("field", ["weights_digest", "code", "metric"])
+def test_a_loss_is_to_the_full_precision_of_the_same_version(records: list[Record], field: str) -> None:
+    full = changed(records[0], "a", **{field: "another"}).model_copy(update={"finished": "1999"})
+    text = table.markdown(table.sections([full, *records[1:]]))
+    (row,) = [line for line in text.splitlines() if line.startswith("| toy") and "minmax | W4A4" in line]
+    assert row.split(" | ")[4].strip() == ""
+    whole = table.markdown(table.sections(records))
+    (row,) = [line for line in whole.splitlines() if line.startswith("| toy") and "minmax | W4A4" in line]
+    assert float(row.split(" | ")[4]) <= 0
+
+
+def test_seconds_of_several_machines_are_marked(records: list[Record]) -> None:
+    words = "seconds were measured on several machines"
+    assert words not in table.markdown(table.sections(records))
+    moved = records[1].model_copy(update={"environment": {"machine": "another"}})
+    assert words in table.markdown(table.sections([records[0], moved, *records[2:]]))
