@@ -25,7 +25,6 @@ from bench.errors import (
     bad_input_errors,
     one_line,
 )
-from bench.helpers import helping
 from bench.metrics.culane import WIDTH
 from bench.metrics.score import score_folders
 from bench.parts import standard_parts
@@ -35,6 +34,7 @@ from bench.report import verb as report
 from bench.runner import check_device, run
 from bench.store import RUNS, RunFolder, run_names
 from bench.usage import EXIT_CODES, completion, epilog
+from bench.workers import helping
 from selective_focus.methods import find, methods
 
 app = typer.Typer(

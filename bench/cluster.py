@@ -21,11 +21,11 @@ from bench.errors import BenchError, bad_input_errors, one_line
 from bench.evaluate import Detections, Seconds
 from bench.found_lanes import FoundLanes
 from bench.full_precision import read_reference, write_reference
-from bench.helpers import Silent
 from bench.parts import Parts
 from bench.profile import Profile
 from bench.runner import Listener, Subject, ended, interrupted, measured, now, plan, planned
 from bench.store import Record, RunFolder
+from bench.workers import Silent
 from selective_focus import Lane
 
 RETRIES = 5

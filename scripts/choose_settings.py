@@ -24,13 +24,13 @@ sys.path.insert(0, str(ROOT))
 from rich.console import Console  # noqa: E402
 
 from bench.errors import BenchError  # noqa: E402
-from bench.helpers import helping  # noqa: E402
 from bench.parts import standard_parts  # noqa: E402
 from bench.profile import Profile, load_profile  # noqa: E402
 from bench.progress import ConsoleListener  # noqa: E402
 from bench.runner import run  # noqa: E402
 from bench.store import RUNS, Record, RunFolder  # noqa: E402
 from bench.whole_file import write_whole  # noqa: E402
+from bench.workers import helping  # noqa: E402
 from selective_focus.methods import find  # noqa: E402
 
 WEIGHT_RATES = (3e-3, 1e-2, 3e-2)

@@ -21,12 +21,12 @@ from bench.cells import Cell, code_version, digest_of_state, metric_version
 from bench.errors import BenchError
 from bench.evaluate import NetworkInputs
 from bench.full_precision import reference_key
-from bench.helpers import Silent, helping
 from bench.limits import PeakMemory
 from bench.parts import standard_parts
 from bench.profile import load_profile
 from bench.runner import combinations, run
 from bench.store import Record, RunFolder
+from bench.workers import Silent, helping
 from datasets.errors import DatasetError
 from lane_models.checkpoint import CheckpointError
 from selective_focus.quantization.config import ConfigurationError
