@@ -18,15 +18,24 @@ QUANTIZED = 2
 """Rounded copies of what layers read come on top of what full precision needs."""
 
 
-def fitting(detector: LaneDetector, inputs: NetworkInputs, largest: int, device: str) -> int:
-    """At most ``largest`` frames, and no more than fit the free memory by what one frame took."""
+def fitting(
+    detector: LaneDetector, inputs: NetworkInputs, largest: int, device: str, processes: int = 1
+) -> int:
+    """``largest`` frames, halved until they fit this process's part of the free memory by what one frame took.
+
+    Halved, and not cut to what fits exactly: a network may round differently in batches of another size, so the size
+    should not follow every change of the free memory.
+    """
     if largest == 1 or not len(inputs):
         return 1
     frame = next(inputs.batches(1)).to(device)
     needed = QUANTIZED * (_peak_on_cuda if torch.device(device).type == "cuda" else _sum_of_outputs)(
         detector, frame
     )
-    return max(1, min(largest, int(SHARE * free_bytes(device) / max(needed, 1))))
+    size, room = largest, SHARE * free_bytes(device) / processes
+    while size > 1 and size * needed > room:
+        size //= 2
+    return size
 
 
 def free_bytes(device: str) -> int:

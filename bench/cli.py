@@ -161,7 +161,7 @@ def run_culane(
         profile,
         dataset="culane",
         root=Path(root),
-        weights=Path(weights) if weights else None,
+        weights=Path(weights) if weights else FETCHED if FETCHED.is_dir() else None,
         calibration_images=calibration_images,
         limit=limit,
         device=device,
@@ -306,7 +306,7 @@ def _run(profile: Profile, results: Path, plot_too: bool, address: str | None, c
     folder = RunFolder(results / profile.name)
     console = _console()
     with ConsoleListener(console) as listener:
-        helpers = partial(helping, profile, folder, profile.workers)
+        helpers = partial(helping, profile, folder)
         if address is None:
             records = run(profile, folder, standard_parts(), listener, helpers)
         else:

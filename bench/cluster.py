@@ -23,7 +23,7 @@ from bench.found_lanes import FoundLanes
 from bench.full_precision import read_reference, write_reference
 from bench.parts import Parts
 from bench.profile import Profile
-from bench.runner import Listener, Subject, ended, interrupted, measured, now, plan, planned
+from bench.runner import Listener, Subject, ended, failure, interrupted, measured, now, plan, planned
 from bench.store import Record, RunFolder
 from bench.workers import Silent
 from selective_focus import Lane
@@ -155,7 +155,8 @@ class _Driver:
         except errors.RayTaskError as error:
             if isinstance(error.cause, bad_input_errors()):
                 raise error.cause from None
-            return ended(cell, "failed", f"{type(error.cause).__name__}: {one_line(error.cause)[:300]}")
+            status, why = failure(error.cause)
+            return ended(cell, status, why["reason"])
         except errors.OutOfMemoryError as error:
             return ended(cell, "out_of_memory", f"its node ran out of memory ({one_line(error)[:200]})")
         except errors.RayError as error:
@@ -166,7 +167,8 @@ class _Driver:
     def _keep_references(self) -> None:
         """Full-precision lanes go into the run folder, as those of a local run do."""
         for cell, parts in self._references:
-            write_reference(self._folder, cell, _joined(self._ray.get(parts)))
+            with contextlib.suppress(self._ray.exceptions.RayError):  # its cells have failed with it
+                write_reference(self._folder, cell, _joined(self._ray.get(parts)))
 
     def _stop(self, by_user: bool) -> None:
         for reference, cell in self._waiting.items():

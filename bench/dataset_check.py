@@ -39,8 +39,11 @@ TUSIMPLE_LISTED = {"train": 3_626, "test": 2_782}
 ADVICE = "python scripts/download.py --culane"
 
 
-def check_culane(root: Path, short: bool = False) -> Iterator[Finding]:
-    """A folder in CULane's layout. short: leaves out reading all annotations of the test frames (about 10 s).
+def check_culane(root: Path, short: bool = False, calibration_images: int | None = None) -> Iterator[Finding]:
+    """A folder in CULane's layout.
+
+    short: leaves out reading all annotations of the test frames (about 10 s).
+    calibration_images: so many calibration frames have to be there; None: all that a method may ask for.
 
     A folder that is not the full set is no mistake: that is a note, and only what would stop a run is bad.
     """
@@ -59,7 +62,9 @@ def check_culane(root: Path, short: bool = False) -> Iterator[Finding]:
     yield from _categories(root, categories, full)
     yield from _files(root, "test", frames)
     try:
-        yield from _files(root, "calibration", dataset.calibration_frames(), annotated=False)
+        yield from _files(
+            root, "calibration", dataset.calibration_frames()[:calibration_images], annotated=False
+        )
     except DatasetError as error:
         yield bad(str(error))
     yield from _first_image(frames)

@@ -64,7 +64,7 @@ def before_culane(profile: Profile, root: Path) -> Iterator[str]:
 
     Raises BenchError for what is missing from the folder.
     """
-    findings = list(check_culane(root, short=True))
+    findings = list(check_culane(root, True, profile.calibration_images))
     failing = [finding for finding in findings if finding.level == "BAD"]
     if failing:
         more = (
@@ -76,7 +76,7 @@ def before_culane(profile: Profile, root: Path) -> Iterator[str]:
 
 
 def memory_needed_gb(profile: Profile, frames: int) -> float:
-    """An estimate for one process of a run on so many test frames; weights and activations come on top."""
+    """An estimate for a run on so many test frames, all its processes; weights and activations come on top."""
     height, width = LARGEST_INPUT
     inputs = 3 * height * width * 4
     kept = (
@@ -84,7 +84,8 @@ def memory_needed_gb(profile: Profile, frames: int) -> float:
         if frames * inputs <= profile.input_cache_mb * 2**20
         else 4 * profile.batch_size * inputs
     )
-    return PROCESS_GB + (kept + profile.calibration_images * inputs + frames * FRAME_KB * 1024) / GIB
+    each = PROCESS_GB + (kept + profile.calibration_images * inputs + frames * FRAME_KB * 1024) / GIB
+    return profile.processes * each
 
 
 def disk_needed_gb(profile: Profile, frames: int) -> float:

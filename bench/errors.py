@@ -18,8 +18,8 @@ class StoreError(BenchError):
     """A run folder cannot be read or written."""
 
 
-class CellTimeout(Exception):
-    """A cell ran past the time it was given."""
+class CellTimeout(BaseException):
+    """A cell ran past the time it was given. Not an ``Exception``: it may strike where those are caught for a reason."""
 
 
 _OTHER_PACKAGES = (

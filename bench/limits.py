@@ -21,7 +21,8 @@ class PeakMemory:
 
     def __init__(self, device: str, every_s: float = 0.05) -> None:
         self.peak_mb = 0.0
-        self._cuda = torch.device(device).type == "cuda"
+        self._device = torch.device(device)
+        self._cuda = self._device.type == "cuda"
         self._every_s = every_s
         self._stop = threading.Event()
         self._process = psutil.Process()
@@ -29,7 +30,7 @@ class PeakMemory:
 
     def __enter__(self) -> PeakMemory:
         if self._cuda:
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.reset_peak_memory_stats(self._device)
         self._thread.start()
         return self
 
@@ -37,7 +38,7 @@ class PeakMemory:
         self._stop.set()
         self._thread.join()
         if self._cuda:
-            self.peak_mb = torch.cuda.max_memory_allocated() / 2**20
+            self.peak_mb = torch.cuda.max_memory_allocated(self._device) / 2**20
 
     def _watch(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -60,7 +61,7 @@ class Profile(BaseModel):
     """Network inputs of the test frames are kept in memory up to this size; beyond it they are read again."""
     cell_timeout_s: float | None = Field(default=None, gt=0)
     workers: int = Field(default=1, ge=1, le=64)
-    """Processes that share the cells, each with its part of the cores; no part of a cell's identity."""
+    """Processes that share the cells, each with its part of the cores (``processes``); no part of a cell's identity."""
     device: str = "cpu"
 
     @field_validator("bits")
@@ -91,6 +92,14 @@ class Profile(BaseModel):
     @classmethod
     def _no_repeats(cls, items: list[Any]) -> list[Any]:
         return list(dict.fromkeys(items))
+
+    @property
+    def processes(self) -> int:
+        """Processes at a run: ``workers``, but one on an accelerator, which two would only take from each other.
+
+        One, too, where no process can keep another from its cell (Windows).
+        """
+        return self.workers if self.device.startswith("cpu") and os.name == "posix" else 1
 
     def method_of(self, label: str) -> str:
         """The method that a label stands for; a method stands for itself."""

@@ -78,7 +78,9 @@ class Subject:
             self.listener.evaluated(seen, len(self.inputs))
 
         if self._batch is None:
-            self._batch = fitting(self.detector, self.inputs, profile.batch_size, profile.device)
+            self._batch = fitting(
+                self.detector, self.inputs, profile.batch_size, profile.device, profile.processes
+            )
         size, device = self.data.image_size, profile.device
         return detect_all(detector, self.inputs, size, self._batch, device, take, on_batch)
 
@@ -241,9 +243,10 @@ def measured(cell: Cell, subject: Subject, parts: Parts) -> Record:
             status: Status = "done"
         except bad_input_errors():
             raise
-        except Exception as error:
-            status, outcome = _failure(error)
-    return _record(cell, status, started, peak_memory_mb=memory.peak_mb, **outcome)
+        except (Exception, CellTimeout) as error:
+            status, outcome = failure(error)
+    processes = subject.profile.processes
+    return _record(cell, status, started, processes, peak_memory_mb=memory.peak_mb, **outcome)
 
 
 def interrupted(cell: Cell, started: str) -> Record:
@@ -309,7 +312,7 @@ def _measure_again(reference: Detections, measured: Measurement) -> Seconds:
     return dataclasses.replace(found, metric_s=metric_s, total_s=found.total_s + metric_s)
 
 
-def _failure(error: Exception) -> tuple[Status, dict[str, Any]]:
+def failure(error: BaseException) -> tuple[Status, dict[str, Any]]:
     """The closed set of ways in which a cell ends without a score."""
     if isinstance(error, CellTimeout):
         return "timeout", {"reason": one_line(error)}
@@ -324,12 +327,12 @@ def _failure(error: Exception) -> tuple[Status, dict[str, Any]]:
     return "failed", {"reason": f"{type(error).__name__}: {one_line(error)}", "log": {"traceback": trace}}
 
 
-def _record(cell: Cell, status: Status, started: str, **fields: Any) -> Record:
+def _record(cell: Cell, status: Status, started: str, processes: int = 1, **fields: Any) -> Record:
     return Record(
         key=cell.key,
         status=status,
         cell=cell.to_dict(),
-        environment=environment.describe(cell.device),
+        environment={**environment.describe(cell.device), "processes": processes},
         started=started,
         finished=now(),
         **fields,

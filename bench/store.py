@@ -30,6 +30,9 @@ _CELL = TypeAdapter(Cell)
 
 Status = Literal["done", "skipped", "failed", "out_of_memory", "timeout", "interrupted"]
 
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+"""What a disk says that has no locks."""
+
 
 class _Plain(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -102,8 +105,9 @@ class Record(_Plain):
 
     @property
     def machine(self) -> str:
-        """Equal where seconds may be compared: the same kind of machine, with the same number of threads."""
-        return f"{self.environment.get('machine', '')}/{self.environment.get('threads', '')}"
+        """Equal where seconds may be compared: the same kind of machine, with as many threads and cells at a time."""
+        own = (self.environment.get(name, "") for name in ("machine", "threads", "processes"))
+        return "/".join(map(str, own))
 
 
 def run_names(results: Path) -> list[str]:
@@ -178,25 +182,26 @@ class RunFolder:
         """Keeps other processes away from a cell inside the block; False when one of them is at it.
 
         A lock on one byte of a file, which the system takes back when the process ends, however it ends. Where there
-        are no such locks (Windows), every process runs every cell: the records are the same.
+        are no such locks (Windows, some network disks), every process runs every cell.
 
         wait: until the other process has finished or ended.
         """
         if fcntl is None:
             yield True
             return
-        if self._claims is None:
-            self._claims = (self.path / "claims.lock").open("ab")
         place = int(key[:12], 16)
         try:
+            if self._claims is None:
+                self._claims = (self.path / "claims.lock").open("ab")
             fcntl.lockf(self._claims, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 yield False
                 return
-            raise StoreError(
-                f"{self.path}: cells cannot be claimed on this disk ({error.strerror})"
-            ) from error
+            if error.errno not in NO_LOCKS:
+                raise StoreError(f"{self.path}: cells cannot be claimed ({error.strerror})") from error
+            yield True
+            return
         try:
             yield True
         finally:

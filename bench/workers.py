@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import warnings
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,13 +29,15 @@ class Silent:
 
 
 @contextlib.contextmanager
-def helping(profile: Profile, folder: RunFolder, workers: int) -> Iterator[None]:
-    """``workers`` processes at a run, this one included, each with its share of the cores."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
+def helping(profile: Profile, folder: RunFolder) -> Iterator[None]:
+    """As many processes at a run as its profile has, this one included, each with its share of the cores."""
+    before = torch.get_num_threads()
+    threads = max(1, (os.cpu_count() or 1) // profile.processes)
     since = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     context = multiprocessing.get_context("spawn")
     others = [
-        context.Process(target=_help, args=(profile, folder.path, threads, since)) for _ in range(workers - 1)
+        context.Process(target=_help, args=(profile, folder.path, threads, since))
+        for _ in range(profile.processes - 1)
     ]
     if others:
         torch.set_num_threads(threads)
@@ -44,9 +47,15 @@ def helping(profile: Profile, folder: RunFolder, workers: int) -> Iterator[None]
         yield
         for process in others:
             process.join()
+            if process.exitcode:
+                warnings.warn(
+                    f"a process that shared the cells ended with {process.exitcode}; the others did its cells",
+                    stacklevel=2,
+                )
     finally:
         for process in others:
             process.terminate()
+        torch.set_num_threads(before)
 
 
 def _help(profile: Profile, path: Path, threads: int, since: str) -> None:

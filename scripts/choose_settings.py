@@ -101,7 +101,7 @@ def main() -> int:
         for rate in WEIGHT_RATES:
             chosen = trial(base, rate)
             with ConsoleListener(Console()) as listener:
-                shared = partial(helping, chosen, folder, base.workers)
+                shared = partial(helping, chosen, folder)
                 rows += [
                     row(rate, record) for record in run(chosen, folder, standard_parts(), listener, shared)
                 ]

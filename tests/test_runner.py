@@ -339,20 +339,46 @@ def test_what_another_process_failed_at_is_not_tried_again(folder: RunFolder) ->
     assert folder.attempted(failed.key, since="9999") is None
 
 
+class Waiting(Silent):
+    """Stays at its first cell until another process has finished one."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.cells: list[str] = []
+
+    def started(self, cell: Cell) -> None:
+        self.cells.append(cell.key)
+        until = time.monotonic() + 120
+        while not self.folder.records() and len(self.cells) == 1:
+            assert time.monotonic() < until, "no other process took part"
+            time.sleep(0.1)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no locks of single bytes: one process does all")
 def test_workers_give_the_same_records(tmp_path: Path) -> None:
     """Real processes and real parts: LaneATT on two frames."""
+    methods = ["fp32", "minmax", "omse"]
     chosen = load_profile(
-        "quick", detectors=["laneatt"], methods=["fp32", "minmax", "omse"], calibration_images=2, limit=2
+        "quick", detectors=["laneatt"], methods=methods, calibration_images=2, limit=2, workers=2
     )
-    found = []
-    for workers in (1, 2):
-        folder = RunFolder(tmp_path / str(workers))
-        shared = partial(helping, chosen, folder, workers)
-        records = run(chosen, folder, standard_parts(), Silent(), shared)
-        found.append([(record.key, record.status) for record in records])
-    assert found[0] == found[1]
-    assert {status for _, status in found[0]} == {"done"}
-    torch.set_num_threads(os.cpu_count() or 1)
+    threads = torch.get_num_threads()
+    folder = RunFolder(tmp_path / "two")
+    listener = Waiting(folder)
+    records = run(chosen, folder, standard_parts(), listener, partial(helping, chosen, folder))
+    assert torch.get_num_threads() == threads
+    assert 0 < len(listener.cells) < len(records)
+    alone = run(chosen, RunFolder(tmp_path / "one"), standard_parts(), Silent())
+    assert [record.key for record in records] == [record.key for record in alone]
+    for one, other in zip(records, alone, strict=True):
+        assert one.status == "done"
+        assert one.result is not None
+        assert other.result is not None
+        assert one.result.lds == pytest.approx(other.result.lds, abs=0.5)  # threads round differently
+        assert one.environment["processes"] == 2
+
+
+def test_one_process_on_an_accelerator() -> None:
+    assert load_profile("quick", workers=3, device="cuda").processes == 1
 
 
 def test_key_changes_with_everything_that_decides(folder: RunFolder) -> None:

@@ -276,6 +276,7 @@ def _form(px: int, py: int, dx: int, dy: int, height: int, width: int, table: An
     """The form of the stroke of one step, UNKNOWN if it has to be drawn."""
     if abs(dx) > LONGEST_STEP or abs(dy) > LONGEST_STEP:
         return UNKNOWN
+    px, py = np.int64(px), np.int64(py)  # the smallest int32 has no positive counterpart
     number = (dx + LONGEST_STEP) * (2 * LONGEST_STEP + 1) + dy + LONGEST_STEP
     clear = table.clear
     left, right, top, bottom = px, width - 1 - px, py, height - 1 - py
