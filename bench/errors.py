@@ -19,7 +19,7 @@ class StoreError(BenchError):
 
 
 class CellTimeout(BaseException):
-    """A cell ran past the time it was given. Not an ``Exception``: it may strike where those are caught for a reason."""
+    """A cell ran past the time it was given. No ``Exception``: it may strike where those are caught for a reason."""
 
 
 _OTHER_PACKAGES = (
