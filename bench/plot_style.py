@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ LETTERS_PER_INCH = 15
 """Of a headline."""
 LEGEND_LETTERS_PER_INCH = 13
 FORMATS = ("png", "svg", "pdf")
+LONGEST_NAME = 120
+"""Letters of a figure's name; file systems end at 255 bytes."""
 _STYLE = {
     **{"figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False},
     **{"font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8},
@@ -38,6 +42,8 @@ _STYLE = {
     **{"axes.edgecolor": GRID, "grid.color": GRID, "grid.linewidth": 0.6, "axes.linewidth": 0.8},
     **{"lines.linewidth": 1.2, "lines.markersize": 4, "patch.linewidth": 0.4, "legend.frameon": False},
     **{"xtick.major.pad": 2, "ytick.major.pad": 2, "axes.titlepad": 4},
+    # a $ in a name is a $, no formula
+    **{"text.parse_math": False},
     # letters stay letters: files are small, can be searched, and take the reader's colours
     **{"svg.fonttype": "none", "svg.hashsalt": "selective-focus", "pdf.fonttype": 42},
 }
@@ -45,7 +51,10 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure that records allow: its name as a file, what it says in words, and how to draw it."""
+    """A figure that records allow: its name as a file, what it says in words, and how to draw it.
+
+    Names come from records, which may be anybody's: every one becomes a ``file_name``.
+    """
 
     name: str
     kind: str
@@ -53,6 +62,21 @@ class Plot:
     alt: str
     """What there is to see, with its numbers, for those who cannot see it."""
     draw: Callable[[], Figure]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", file_name(self.name))
+
+
+def file_name(words: str) -> str:
+    """Words as the name of a file and the beginning of an id: of A-Z a-z 0-9 . _ - alone, with no dot in front.
+
+    Words that cannot stay as they are get digits of their digest, so that different ones stay different.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", words).lstrip(".")[:LONGEST_NAME]
+    if name and name == words:
+        return name
+    digest = hashlib.sha256(words.encode(errors="backslashreplace")).hexdigest()[:8]
+    return f"{name[: LONGEST_NAME - 9]}-{digest}"
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Any
 
@@ -54,7 +55,7 @@ def completion(group: Any) -> str:
         cases.append(f'        {name}) words="{" ".join([*options, "--help"])}" ;;')
     return "\n".join(
         [
-            f'bench() {{ {sys.executable} -m bench "$@"; }}',
+            f'bench() {{ {shlex.quote(sys.executable)} -m bench "$@"; }}',
             "_bench() {",
             '    local word="${COMP_WORDS[COMP_CWORD]}" words=""',
             '    case "${COMP_WORDS[1]}" in',

@@ -25,14 +25,21 @@ class SlotLoss(nn.Module):
 
     Cross entropy of pixels at the size of the network's image, binary cross entropy of slots.
     existence: weight of the latter. background: weight of a background pixel beside a lane's.
+    aligned: how pixels get to that size, the same as in decoding (see ``lane_slots.SlotRules``).
     """
 
     needs_slots = True
     class_weight: Tensor
 
-    def __init__(self, input_size: tuple[int, int], existence: float = 0.1, background: float = 0.4) -> None:
+    def __init__(
+        self,
+        input_size: tuple[int, int],
+        existence: float = 0.1,
+        background: float = 0.4,
+        aligned: bool = True,
+    ) -> None:
         super().__init__()
-        self.input_size, self.existence = input_size, existence
+        self.input_size, self.existence, self.aligned = input_size, existence, aligned
         self.register_buffer("class_weight", torch.tensor([background] + [1.0] * SLOTS))
 
     def forward(
@@ -44,7 +51,7 @@ class SlotLoss(nn.Module):
         """lanes: polylines [P, 2] in network pixels of each image; slots: 1..4 of each, else not learned."""
         size = self.input_size
         drawn = np.stack([slot_map(*one, size) for one in zip(lanes, slots, strict=True)])
-        logits = class_logits(heads, size)
+        logits = class_logits(heads, size, self.aligned)
         classes = torch.from_numpy(drawn).to(logits.device).long()
         present = torch.tensor([[k + 1 in image for k in range(SLOTS)] for image in slots])
         exists = heads["existence"][..., 0]

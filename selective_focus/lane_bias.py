@@ -25,6 +25,9 @@ from selective_focus.quantization.layers import quantized_layers
 RIDGE = 1e-6
 """Share of each bias's own curvature that is added to it: biases that only move together stay small."""
 
+ROWS_AT_ONCE = 65536
+"""Rows of the Jacobian that are in float64 at a time."""
+
 Shifts = dict[str, Tensor]
 """A change [C] of the bias of each output layer."""
 
@@ -61,7 +64,10 @@ def lane_error(job: QuantizationJob, shifts: Shifts) -> float:
 
 
 def _normal_equations(job: QuantizationJob, names: list[str], sizes: list[int]) -> tuple[Tensor, Tensor]:
-    """sum w J^T J [P, P] and sum w J^T (x_full - x_quantized) [P] for P biases, in float64."""
+    """sum w J^T J [P, P] and sum w J^T (x_full - x_quantized) [P] for P biases, in float64.
+
+    Image by image, and without the coordinates that have no weight: the Jacobian of a dense geometry is large.
+    """
     layers = quantized_layers(job.model)
     shifts = {
         name: layers[name].float_weight.new_zeros(size).requires_grad_()
@@ -71,16 +77,20 @@ def _normal_equations(job: QuantizationJob, names: list[str], sizes: list[int]) 
     curvature = torch.zeros(count, count, dtype=torch.float64, device=device)
     slope = torch.zeros(count, dtype=torch.float64, device=device)
     with torch.enable_grad():
-        for found, expected, weight in _lanes(job, shifts):
-            jacobian = _columns(found, list(shifts.values()))
-            error, w = (expected - found.detach()).flatten().double(), weight.flatten().double()
-            curvature += jacobian.T @ (w[:, None] * jacobian)
-            slope += jacobian.T @ (w * error)
+        for found, expected, weight in _lanes(job, shifts, images_at_once=1):
+            counts = weight != 0
+            x = found[counts]
+            error, w = (expected[counts] - x.detach()).double(), weight[counts].double()
+            columns = _columns(x, list(shifts.values()))
+            for rows in torch.split(torch.arange(len(x), device=device), ROWS_AT_ONCE):
+                jacobian = torch.stack([column[rows] for column in columns], dim=1).double()
+                curvature += jacobian.T @ (w[rows, None] * jacobian)
+                slope += jacobian.T @ (w[rows] * error[rows])
     return curvature, slope
 
 
-def _columns(x: Tensor, shifts: list[Tensor]) -> Tensor:
-    """The Jacobian [x.numel(), P] of x with respect to all shifts, float64.
+def _columns(x: Tensor, shifts: list[Tensor]) -> list[Tensor]:
+    """The P columns of the Jacobian of coordinates x [K] with respect to all shifts, [K] each.
 
     Backward twice: J^T u is linear in u, so the derivative of its p-th element with respect to u is column p of J. Both
     passes end at the output layers.
@@ -93,14 +103,20 @@ def _columns(x: Tensor, shifts: list[Tensor]) -> Tensor:
         if element.requires_grad:
             (found,) = torch.autograd.grad(element, u, retain_graph=True, allow_unused=True)
         columns.append(torch.zeros_like(x) if found is None else found)
-    return torch.stack([column.flatten() for column in columns], dim=1).double()
+    return columns
 
 
-def _lanes(job: QuantizationJob, shifts: Shifts) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """For each chunk: coordinates of the quantized network with shifted biases, of the full one, and weights."""
+def _lanes(
+    job: QuantizationJob, shifts: Shifts, images_at_once: int | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For each chunk: coordinates of the quantized network with shifted biases, of the full one, and weights.
+
+    images_at_once: size of a chunk; None: the job's.
+    """
     full, start = job.float_heads(), 0
+    chunks = job.chunks() if images_at_once is None else torch.split(job.images, images_at_once)
     with shifted(job.model, shifts):
-        for chunk in job.chunks():
+        for chunk in chunks:
             declared = job.detector.geometry(
                 {name: h[start : start + len(chunk)] for name, h in full.items()}
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,18 @@ def test_completion_knows_verbs_and_options(tmp_path: Path) -> None:
         code = f"source {script}; " + ask.format(words=words, place=place)
         answer = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
         assert answer.stdout.split() == [found]
+
+
+def test_completion_starts_a_python_whose_path_has_a_blank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "my $tools" / "python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    script = tmp_path / "completion"
+    script.write_text(completion(typer.main.get_command(app)))
+    code = f"source {shlex.quote(str(script))}; bench table --name 'a b'"
+    answer = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["-m", "bench", "table", "--name", "a", "b"]

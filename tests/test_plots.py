@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ from measured_cells import measured
 from bench import plots
 from bench.colours import COLOURS, LABELS, MARKERS, colour_of
 from bench.panels import by_figure, grid
-from bench.plot_style import PAGE
+from bench.plot_style import LONGEST_NAME, PAGE, Plot, file_name
 from bench.runner import run
 from bench.store import RunFolder
 from bench.table import sections
@@ -84,3 +85,19 @@ def test_figures_fit_a_page(detectors: int, figures: int, columns: int) -> None:
         assert sum(cell.lowest for cell in cells) == columns
         assert sum(cell.first for cell in cells) == len(cells) / columns
         plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    "words", ["/../../../x", "..", "a\\1", 'x"><script>alert(1)</script>', "é", "\ud800", "", "x" * 300]
+)
+def test_names_of_figures_stay_in_their_folder(words: str) -> None:
+    name = Plot(f"cost-{words}", "cost", "", plt.figure).name
+    assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name)
+    assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", file_name(words))
+    assert len(name) <= LONGEST_NAME
+    assert file_name(name) == name
+
+
+def test_ordinary_names_stay_and_different_ones_stay_different() -> None:
+    assert file_name("cost-laneatt-r18-culane-34680") == "cost-laneatt-r18-culane-34680"
+    assert len({file_name(words) for words in ("a/b", "a b", "a-b", "a\\b")}) == 4

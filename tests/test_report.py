@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -134,6 +136,31 @@ def test_names_from_data_cannot_leave_their_place(tmp_path: Path) -> None:
     (subject,) = lanes_on(html)["subjects"]
     assert subject["frames"][0]["name"] == bad
     assert not out.with_suffix("").exists()
+
+
+def test_names_of_records_are_no_markup_and_no_paths(tmp_path: Path) -> None:
+    scores = [{"iteration": i, "scores": {"class": 2.0 - i}, "active": ["class"]} for i in (0, 1)]
+    bad = ('x"><script>alert(1)</script>', "/../../../x", "a\\1 $\\frac{")
+    records = [measured("minmax", 0.9, detector=name) for name in bad]
+    records.append(measured("<script>alert(2)</script>", 0.9, base="minmax", sensitivity=scores))
+    out = tmp_path / "deep" / "in" / "it" / "page.html"
+    before = folder_of(tmp_path / "run", records).path
+    written = page.write(content.gather_report(before), out)
+    found = {path for path in tmp_path.rglob("*") if path.is_file() and before not in path.parents}
+    assert found == set(written)
+    html = out.read_text(encoding="utf-8")
+    assert "<script>alert" not in html
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", each) for each in re.findall(r'\sid="([^"]*)"', html))
+    for path in written:
+        assert path.parent in {out.parent, *(out.with_suffix("") / name for name in ("figures", "tables"))}
+        assert re.fullmatch(r"[A-Za-z0-9._-]+", path.name)
+
+
+def test_the_page_runs_its_own_script_alone(toy_page: Path) -> None:
+    html = toy_page.read_text(encoding="utf-8")
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'\"" in html
 
 
 def test_frames_outside_the_root_are_not_read(tmp_path: Path) -> None:

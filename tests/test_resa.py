@@ -250,3 +250,18 @@ def test_the_loss_reaches_every_weight_and_falls() -> None:
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())
     for name, before in history[0].items():
         assert history[-1][name] < 0.7 * before, (name, before, history[-1][name])
+
+
+def test_pixels_are_resized_in_training_as_in_decoding(unweighted: RESADetector) -> None:
+    """Of the lane that is decoded, pixels cost what cross entropy says of the decoded map."""
+    size = unweighted.input_size
+    rules, heads = slot_rules(unweighted.config), upright(unweighted, 40)
+    heads["pixel_classes"] += torch.randn(heads["pixel_classes"].shape, generator=torch.manual_seed(0))
+    lane = np.array([[330.0, 280.0], [330.0, 20.0]])
+    terms = TrainingLoss(unweighted.model, background=1.0)(heads, [[lane]], [[2]])
+    decoded = class_logits(heads, rules.input_size, rules.aligned)
+    drawn = torch.from_numpy(slot_map([lane], [2], size))[None].long()
+    expected = nn.functional.cross_entropy(decoded, drawn)
+    assert float(terms["pixel_classes"]) == pytest.approx(float(expected), rel=1e-6)
+    other = nn.functional.cross_entropy(class_logits(heads, size, not rules.aligned), drawn)
+    assert (float(other) == pytest.approx(float(expected), rel=1e-4)) == (not unweighted.config.original)

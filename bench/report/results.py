@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bench.panels import detector_words
-from bench.profile import profile_names
+from bench.report.again import Again, again
 from bench.table import Row, Section, full_precision
 
 
@@ -32,17 +32,9 @@ class ResultRow:
         return dict(self.row.records[0].cell["settings"]) if self.row.records else {}
 
     @property
-    def command(self) -> str:
+    def again(self) -> Again:
         """What makes this row again."""
-        row = self.row
-        detector = row.detector if row.variant == "synthetic" else f"{row.detector}:{row.variant}"
-        cell = self.row.records[0].cell if self.row.records else {}
-        words = ["python -m bench run", f"--profile {self.run}" if self.run in profile_names() else ""]
-        words += [f"--detectors {detector}", f"--methods {row.method}"]
-        words += [f"--bits {row.bits.lower()}" if row.method != "fp32" else ""]
-        words += [f"--dataset {cell['dataset']} --root DIR" if cell.get("dataset") != "synthetic" else ""]
-        words += [f"--seeds {','.join(sorted({str(r.cell['seed']) for r in row.records}))}"]
-        return " ".join(word for word in words if word)
+        return again(self.run, self.row.records)
 
 
 @dataclass(frozen=True)

@@ -10,4 +10,4 @@ class TrainingLoss(SlotLoss):
     """See ``SlotLoss``."""
 
     def __init__(self, model: RESA, existence: float = 0.1, background: float = 0.4) -> None:
-        super().__init__(model.config.input_size, existence, background)
+        super().__init__(model.config.input_size, existence, background, aligned=not model.config.original)
