@@ -180,6 +180,8 @@ class RESA(nn.Module):
         classes = self.decoder if config.original else self.decoder.output_proj
         for conv in (classes, self.slot_classes[-1]):
             nn.init.normal_(conv.weight, std=0.01)
+        # Most slots hold a lane.
+        nn.init.constant_(self.existence.linear2.bias, 0.6)
         use_official_keys(self, _original_keys() if config.original else PYTORCH_AUTO_DRIVE_KEYS)
 
     def forward(self, x: Tensor) -> Heads:
