@@ -43,7 +43,7 @@ class TrainingLoss(nn.Module):
         """lanes: polylines [P, 2] of each image, in network pixels."""
         logits = heads["keypoint_map"][:, 0]
         image, points, roots = (part.to(logits.device) for part in labels_of(lanes, self.map_size))
-        cells = points.round().long()
+        cells = points.long()  # rounded down: offsets are in 0..1, as published
         column, row = cells.unbind(1)
         shape = (len(logits), *self.map_size)
         errors = {
@@ -52,7 +52,7 @@ class TrainingLoss(nn.Module):
         }
         terms = {
             "keypoints": focal(logits, heat_map(image, cells, shape, BLUR)),
-            "roots": focal(heads["root_map"][:, 0], heat_map(image, roots.round().long(), shape, BLUR)),
+            "roots": focal(heads["root_map"][:, 0], heat_map(image, roots.long(), shape, BLUR)),
             **errors,
         }
         return {name: self.weights[name] * term for name, term in terms.items()}

@@ -174,13 +174,14 @@ class GANet(nn.Module):
         self.neck = Neck(self.backbone.channels[1:], config.channels, config.wide)
         self.bbox_head = Head(config.channels)
         initialise(self)
-        # At first hardly any cell holds a point (Lin et al. 2017, section 4.1), and points are where their cells are.
+        # At first hardly any cell holds a point (Lin et al. 2017, section 4.1), and points are in their cells' middles.
         head = self.bbox_head
         heat_maps = (head.centerpts_head.hm, head.keypts_head.hm)
         for branch in (*heat_maps, head.offset_head.offset_map, head.reg_head.offset_map):
             nn.init.normal_(branch[-1].weight, std=0.001)
         for branch in heat_maps:
             branch[-1].bias.data.fill_(-RARE)
+        head.reg_head.offset_map[-1].bias.data.fill_(0.5)
         nn.init.normal_(self.neck.def_convs[0].reppoints_pts_init_out.weight, std=0.001)
 
     def forward(self, x: Tensor) -> Heads:

@@ -176,6 +176,12 @@ class RESA(nn.Module):
         # What shifts add, twenty times over, starts small, or features grow by orders of magnitude.
         for conv in (m for m in self.aggregator.modules() if isinstance(m, nn.Conv2d)):
             nn.init.normal_(conv.weight, std=(1 / (5 * 9 * channels)) ** 0.5)
+        # At first all classes are about as likely: what reads their probabilities starts calm.
+        classes = self.decoder if config.original else self.decoder.output_proj
+        for conv in (classes, self.slot_classes[-1]):
+            nn.init.normal_(conv.weight, std=0.01)
+        # Most slots hold a lane.
+        nn.init.constant_(self.existence.linear2.bias, 0.6)
         use_official_keys(self, _original_keys() if config.original else PYTORCH_AUTO_DRIVE_KEYS)
 
     def forward(self, x: Tensor) -> Heads:
