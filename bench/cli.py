@@ -313,7 +313,7 @@ def _run(profile: Profile, results: Path, plot_too: bool, address: str | None, c
             records = cluster.run(profile, folder, standard_parts(), listener, address, cell_cpus)
     _show(folder, console)
     console.print(listener.summary(), markup=False, highlight=False)
-    if plot_too:
+    if plot_too and (listener.measured or not any((folder.path / "plots").glob("*"))):
         drawn = plots.draw_all(folder)
         console.print(f"{len(drawn)} plots in {folder.path / 'plots'}", markup=False, highlight=False)
     unfinished = [record for record in records if record.status not in ("done", "skipped")]

@@ -112,11 +112,14 @@ class ConsoleListener:
         if self._cells is not None:
             self._bars.update(self._cells, completed=self._finished, left=self._left().strip(", "))
 
+    @property
+    def measured(self) -> int:
+        """Cells that have been measured now."""
+        return self._finished - self._reused
+
     def summary(self) -> str:
         """How much was measured now and how much was there already."""
-        return (
-            f"{self._finished - self._reused} cells measured now, {self._reused} taken from earlier records"
-        )
+        return f"{self.measured} cells measured now, {self._reused} taken from earlier records"
 
     def _left(self) -> str:
         """A rough guess: the cells to come cost what the last three did (reconstruction comes last)."""

@@ -131,7 +131,8 @@ def run(
         data, plans = planned(profile, folder, parts, listener)
         ready = {cell.key for _, cells in plans for cell in cells if folder.done(cell.key)}
         records: dict[str, Record] = {}
-        with helpers():
+        complete = len(ready) == sum(len(cells) for _, cells in plans)
+        with contextlib.nullcontext() if complete else helpers():
             for wait in (False, True):  # first what nobody is at; then what the others have not finished
                 for detector, cells in plans:
                     detector.model.to(profile.device)

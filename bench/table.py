@@ -86,7 +86,7 @@ class Row:
     version: str
     """Digests of the weights, the code and the metric: only rows that agree in it are subtracted."""
     other_code: bool
-    """Measured with other code or another metric than the newest row of its section."""
+    """Measured with other code or another metric than the newest row of its detector."""
     records: tuple[Record, ...] = field(repr=False)
     """What the row was made from."""
 
@@ -142,11 +142,18 @@ def sections(records: Iterable[Record]) -> list[Section]:
     kept, left_out = current(records)
     result = []
     for group in _comparable(kept):
-        newest_code = _identity(max(group, key=lambda record: record.finished), _CODE)
+        newest_code = {
+            record.cell["detector"]: _identity(record, _CODE)
+            for record in sorted(group, key=lambda record: record.finished)
+        }
         by_row: dict[str, list[Record]] = defaultdict(list)
         for record in group:
             by_row[_identity(record, _ROW)].append(record)
-        rows = tuple(sorted((_row(seeds, newest_code) for seeds in by_row.values()), key=_order))
+        rows = tuple(
+            sorted(
+                (_row(seeds, newest_code[seeds[0].cell["detector"]]) for seeds in by_row.values()), key=_order
+            )
+        )
         result.append(Section(_title(group[0]), rows, _notes(group, rows, left_out)))
     return result
 
