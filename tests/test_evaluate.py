@@ -133,7 +133,8 @@ def test_the_batch_follows_from_free_memory(monkeypatch: pytest.MonkeyPatch) -> 
     assert batch_size.fitting(detector, inputs, 16, "cpu") == 1
     needed = batch_size.QUANTIZED * batch_size._sum_of_outputs(detector, next(inputs.batches(1)))
     monkeypatch.setattr(batch_size, "free_bytes", lambda device: int(5.5 * needed / batch_size.SHARE))
-    assert batch_size.fitting(detector, inputs, 16, "cpu") == 5
+    assert batch_size.fitting(detector, inputs, 16, "cpu") == 4, "16 halved until it fits"
+    assert batch_size.fitting(detector, inputs, 16, "cpu", processes=2) == 2
 
 
 def test_scores_come_from_pieces_as_from_the_whole() -> None:
