@@ -116,10 +116,13 @@ def equal(first: Heads, second: Heads) -> bool:
 
 
 on_every_detector = pytest.mark.parametrize("name", DETECTORS)
-with_every_method = pytest.mark.parametrize("method", QUANTIZING)
+with_every_method = pytest.mark.parametrize(
+    ("name", "method"),
+    [(name, method) for name in DETECTORS for method in QUANTIZING if name in TRAINED or method in KINDS],
+)
+"""Every method on the detectors that ship weights; a method of each kind on the others, which are slow to build."""
 
 
-@on_every_detector
 @with_every_method
 def test_weights_lie_on_their_grids_and_rounding_again_changes_nothing(name, method):
     layers = quantized_layers(case(name, method).quantized.model)
@@ -130,14 +133,13 @@ def test_weights_lie_on_their_grids_and_rounding_again_changes_nothing(name, met
         assert rows[0].unique().numel() <= 2**layer.weight_bits
 
 
-@on_every_detector
 @with_every_method
 def test_8_bits_stay_close_to_full_precision(name, method):
     detector, quantized, images, _ = case(name, method)
     found = probabilities(detector, heads(quantized, images))
     for head, full in probabilities(detector, heads(detector, images)).items():
         error = float((found[head] - full).norm() / full.norm())
-        assert 0 < error < 0.15 or full.norm() < 1e-6, head
+        assert 0 < error < (0.25 if method == "aciq" else 0.15) or full.norm() < 1e-6, head
 
 
 @on_every_detector
@@ -153,7 +155,6 @@ def test_32_bits_are_the_identity(name, method):
         )
 
 
-@on_every_detector
 @with_every_method
 def test_nothing_is_left_behind(name, method):
     detector, quantized, _, _ = case(name, method)
@@ -165,7 +166,6 @@ def test_nothing_is_left_behind(name, method):
     assert vars(quantized).keys() == vars(detector).keys()
 
 
-@on_every_detector
 @with_every_method
 def test_a_file_round_trip_gives_the_same_bits(name, method, tmp_path: Path):
     _, quantized, images, log = case(name, method)
@@ -188,6 +188,10 @@ LOSS = {"clrnet": 10.0}
 """Points of F1 that 8 bits may cost where it is more than one. CLRNet's head runs three times, and in its last run the
 activations reach four times as far as before (26 to 6): one range for all leaves its angles, which add up, 6 bits.
 Measured with 4 images and without learning: 3.6 points by extremes, 5.9 by least error, 0.8 by ACIQ, which clips."""
+
+CLIPPED = 3.0
+"""Points of F1 that ACIQ may cost: it clips for a Laplace density, and at 8 bits the tails that it cuts cost more than
+rounding. Measured with 4 images: 2.2 on SCNN."""
 
 
 @functools.cache
@@ -216,4 +220,5 @@ COUNTED = [
 @pytest.mark.parametrize(("name", "method"), COUNTED)
 def test_8_bits_lose_hardly_any_lane(name, method):
     assert full_precision_f1(name) > 75
-    assert f1(case(name, method).quantized) > full_precision_f1(name) - LOSS.get(name, 1.0)
+    allowed = LOSS.get(name, CLIPPED if method == "aciq" else 1.0)
+    assert f1(case(name, method).quantized) > full_precision_f1(name) - allowed
