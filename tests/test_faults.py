@@ -23,7 +23,7 @@ from test_download import CONTENT, Server, server  # noqa: F401 - server is a fi
 
 from bench import download
 from bench.download import Wanted
-from bench.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from bench.errors import EXIT_BAD_INPUT, EXIT_FAILED_CELLS, EXIT_INTERRUPTED
 from bench.store import RunFolder
 
 pytestmark = [
@@ -36,10 +36,7 @@ ENDS = {
     **{fault: KILLED for fault in fault_run.FAULTS if fault.startswith("kill -9")},
     "render worker killed": EXIT_BAD_INPUT,
     "Ctrl-C, evaluation": EXIT_INTERRUPTED,
-    "NaN foreground": EXIT_BAD_INPUT,
-}
-ON_A_SMALL_DISK = {
-    "disk full, evaluation": "the disk is full",
+    "NaN loss": EXIT_FAILED_CELLS,
 }
 
 
@@ -165,7 +162,7 @@ def test_a_run_that_was_stopped(fault: str, place: Place, expected: str, outcome
     assert code == ENDS[fault]
     before = place.finished()
     statuses = Counter(record.status for record in place.run.records())
-    assert statuses["failed"] == 0
+    assert statuses["failed"] == (fault == "NaN loss")
     assert statuses["interrupted"] == (code == EXIT_INTERRUPTED)
     ended = "signal 9" if code == KILLED else f"exit code {code}"
     check(place.again(fault, ended, expected, before), outcomes)
@@ -189,18 +186,29 @@ def small_disk(undisturbed: Place) -> Iterator[Place]:
         folder.rmdir()
 
 
-@pytest.mark.parametrize("fault", ON_A_SMALL_DISK)
-def test_a_disk_that_takes_no_more(
-    fault: str, small_disk: Place, expected: str, outcomes: list[Outcome]
-) -> None:
-    code = small_disk.ended(fault)
-    subprocess.run(["mount", "-o", "remount,rw", str(small_disk.folder)], check=True)
-    (small_disk.folder / "filler").unlink(missing_ok=True)
+def test_a_disk_that_is_full(small_disk: Place, expected: str, outcomes: list[Outcome]) -> None:
+    code = small_disk.ended("disk full, evaluation")
     assert code == EXIT_BAD_INPUT
+    assert "the disk is full" in (small_disk.folder / "error.txt").read_text()
     before = small_disk.finished()
     assert len(before) == 1
     assert not list(small_disk.run.path.rglob("*.tmp"))
-    check(small_disk.again(fault, f"exit code {code}", expected, before), outcomes)
+    check(small_disk.again("disk full, evaluation", f"exit code {code}", expected, before), outcomes)
+
+
+def test_a_folder_that_became_read_only(small_disk: Place, expected: str, outcomes: list[Outcome]) -> None:
+    def mount(how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", str(small_disk.folder)], check=True)
+
+    assert small_disk.ended("kill -9, reconstruction") == KILLED
+    before = small_disk.finished()
+    mount("ro")
+    try:
+        code = small_disk.ended()
+    finally:
+        mount("rw")
+    assert code == EXIT_BAD_INPUT
+    check(small_disk.again("folder became read-only", f"exit code {code}", expected, before), outcomes)
 
 
 def cut(path: Path) -> None:
