@@ -109,7 +109,10 @@ def test_state_dict_round_trip(method, images):
 
 @pytest.mark.parametrize("method", LEARNING)
 def test_learning_lowers_the_error_of_the_heads(method, images):
-    """Against the same ranges with rounding to nearest, on the calibration images themselves."""
+    """Against the same ranges with rounding to nearest, on the calibration images themselves.
+
+    At 2-bit weights, where rounding matters most: a third of the error is left, on any machine.
+    """
     reference = heads(ToyDetector(), images)
 
     def error(detector) -> float:
@@ -117,9 +120,9 @@ def test_learning_lowers_the_error_of_the_heads(method, images):
         return sum(float((found[n] - h).square().mean() / h.var()) for n, h in reference.items())
 
     options = {"rounding": "straight-through", "weight_lr": 1e-2, "scale_lr": 1e-2, "scale_steps": "relative"}
-    learned, log = run(method, images, iterations=150, **options)
-    nearest, _ = run("omse", images, weight_power=2.4, activation_power=2.4)
-    assert error(learned) < 0.9 * error(nearest)
+    learned, log = run(method, images, "w2a4", iterations=150, **options)
+    nearest, _ = run("omse", images, "w2a4", weight_power=2.4, activation_power=2.4)
+    assert error(learned) < 0.7 * error(nearest)
     assert log.iterations > 0
 
 

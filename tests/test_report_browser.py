@@ -12,6 +12,8 @@ import cv2
 import pytest
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (make setup)")
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402 - after the check that selenium is there
+
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     BROWSER is None or DRIVER is None, reason="no browser: apt-get install chromium chromium-driver"
@@ -36,8 +38,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def opened(browser: Any, toy_page: Path) -> Any:
+    """A fresh page: on a busy machine ``get`` of the page that is open can return while the old one still answers."""
+    browser.get("about:blank")
     browser.get_log("performance")
     browser.get(toy_page.as_uri())
+    loaded = "return location.href === arguments[0] && document.readyState === 'complete'"
+    WebDriverWait(browser, 60).until(lambda each: each.execute_script(loaded, toy_page.as_uri()))
     return browser
 
 
