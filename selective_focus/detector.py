@@ -135,6 +135,8 @@ class QuantizationLog:
     """Selective Focus only: {"iteration": int, "scores": {head: px}, "active": [head, ...], "measured": bool}."""
     caches: list[dict[str, Any]] = field(default_factory=list)
     """Block-wise methods: the memory that each phase's cached activations were estimated to take, and the plan."""
+    focused_ranges: int = 0
+    """Activation ranges that were found by importance; the others, if any, by the plain search."""
     float_operations: list[str] = field(default_factory=list)
     """Parameterised or product layers that were left in floating point."""
 

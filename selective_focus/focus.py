@@ -12,6 +12,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from selective_focus.detector import Heads, LaneDetector
+from selective_focus.quantization.config import ConfigurationError
+
 Normalisation = Literal["variance", "channels", "none"]
 
 _FLAT = 1e-6  # of a head's mean square: the least variance that a head is scaled by
@@ -111,6 +114,40 @@ def head_scale(reference: Tensor, foreground: Tensor, normalisation: Normalisati
 def without_focus(foreground: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same positions, all of weight 1: the ablation without Semantic Guided Focus."""
     return {name: torch.ones_like(weight) for name, weight in foreground.items()}
+
+
+def checked_foreground(detector: LaneDetector, heads: Heads) -> dict[str, Tensor]:
+    """``detector.foreground(heads)``, once it and ``confidence_heads`` speak of the model's own heads.
+
+    Raises:
+        ConfigurationError: a head that does not exist, one that has no weight, a weight that does not fit its head.
+    """
+    who = f"detector {detector.name!r}"
+    unknown = sorted(set(detector.confidence_heads) - set(heads))
+    if unknown:
+        raise ConfigurationError(
+            f"{who}: confidence_heads names {unknown[0]!r}, which the model does not give; "
+            f"expected names out of {', '.join(heads)}"
+        )
+    foreground = detector.foreground(heads)
+    for name, head in heads.items():
+        if name not in foreground:
+            raise ConfigurationError(
+                f"{who}: foreground(heads) has no weight for head {name!r}, only for "
+                f"{', '.join(foreground) or 'none'}; return a tensor in [0, 1] for every head"
+            )
+        weight = foreground[name]
+        if not broadcasts(weight, head):
+            raise ConfigurationError(
+                f"{who}: foreground(heads)[{name!r}] has shape {list(weight.shape)}, which does not broadcast against "
+                f"the head's {list(head.shape)}; expected its dimensions, each of the head's size or 1"
+            )
+        if not ((weight >= 0) & (weight <= 1)).all():
+            raise ConfigurationError(
+                f"{who}: foreground(heads)[{name!r}] has values from {float(weight.min()):g} to "
+                f"{float(weight.max()):g}; expected weights in [0, 1], for instance a sigmoid of the confidence"
+            )
+    return foreground
 
 
 def broadcasts(weight: Tensor, head: Tensor) -> bool:

@@ -16,10 +16,16 @@ from torch import Tensor, nn
 
 from selective_focus.detector import Heads, LaneDetector, QuantizationLog
 from selective_focus.lane_distortion import RowLanes, lane_distortion_scores, mean_distortion, sample_rows
+from selective_focus.lane_importance import lane_probe
 from selective_focus.quantization.cache_plan import plan_caches, unit_sizes
-from selective_focus.quantization.calibrate import calibrate_activations, calibrate_weights
+from selective_focus.quantization.calibrate import (
+    calibrate_activations,
+    calibrate_weights,
+    recalibrate_by_importance,
+)
 from selective_focus.quantization.compiled import CompiledUnit
 from selective_focus.quantization.config import (
+    FLOAT_BITS,
     ConfigurationError,
     QuantizationConfig,
     ReconstructionConfig,
@@ -117,6 +123,17 @@ class QuantizationJob:
         All calibration images are looked at. Activation quantizers are on afterwards.
         """
         calibrate_activations(self.model, self.chunks(), self.config)
+        if self.config.activation_importance == "lanes" and self.config.activation_bits != FLOAT_BITS:
+            self._recalibrate_for_lanes()
+
+    def _recalibrate_for_lanes(self) -> None:
+        """Find the ranges again, with activations weighed by what an error in them does to the heads on the lanes."""
+        probe = lane_probe(
+            self.detector, self.float_heads(), lambda image: named_seed(self.seed, "probe", str(image))
+        )
+        index = torch.split(torch.arange(len(self.images)), self.reconstruction.chunk_size)
+        probes = [lambda heads, images=images: probe(heads, images) for images in index]
+        self.log.focused_ranges = recalibrate_by_importance(self.model, self.chunks(), self.config, probes)
 
     def set_activations(self, enabled: bool) -> None:
         """Switch activation quantization (where there is any) on or off everywhere."""

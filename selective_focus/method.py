@@ -20,8 +20,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from selective_focus.detector import Heads, LaneDetector
-from selective_focus.focus import Normalisation, broadcasts, focused_loss, head_scale, without_focus
+from selective_focus.detector import Heads
+from selective_focus.focus import Normalisation, checked_foreground, focused_loss, head_scale, without_focus
 from selective_focus.head_sensitivity import Mode, head_sensitivity
 from selective_focus.job import QuantizationJob, heads_of, named_seed
 from selective_focus.lane_distortion import REFERENCE_SIZE, Norm, Reduction
@@ -180,40 +180,6 @@ class HeadReconstruction:
         )
         self.selection.measured(step, scores)
         self.measuring_s += time.perf_counter() - started
-
-
-def checked_foreground(detector: LaneDetector, heads: Heads) -> dict[str, Tensor]:
-    """``detector.foreground(heads)``, once it and ``confidence_heads`` speak of the model's own heads.
-
-    Raises:
-        ConfigurationError: a head that does not exist, one that has no weight, a weight that does not fit its head.
-    """
-    who = f"detector {detector.name!r}"
-    unknown = sorted(set(detector.confidence_heads) - set(heads))
-    if unknown:
-        raise ConfigurationError(
-            f"{who}: confidence_heads names {unknown[0]!r}, which the model does not give; "
-            f"expected names out of {', '.join(heads)}"
-        )
-    foreground = detector.foreground(heads)
-    for name, head in heads.items():
-        if name not in foreground:
-            raise ConfigurationError(
-                f"{who}: foreground(heads) has no weight for head {name!r}, only for "
-                f"{', '.join(foreground) or 'none'}; return a tensor in [0, 1] for every head"
-            )
-        weight = foreground[name]
-        if not broadcasts(weight, head):
-            raise ConfigurationError(
-                f"{who}: foreground(heads)[{name!r}] has shape {list(weight.shape)}, which does not broadcast against "
-                f"the head's {list(head.shape)}; expected its dimensions, each of the head's size or 1"
-            )
-        if not ((weight >= 0) & (weight <= 1)).all():
-            raise ConfigurationError(
-                f"{who}: foreground(heads)[{name!r}] has values from {float(weight.min()):g} to "
-                f"{float(weight.max()):g}; expected weights in [0, 1], for instance a sigmoid of the confidence"
-            )
-    return foreground
 
 
 def run(job: QuantizationJob) -> None:

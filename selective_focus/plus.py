@@ -5,7 +5,8 @@
          + c the focused loss of Selective Focus                          (also ends of lanes, and what has no decoding)
 
 Class heads and decoded x are what the detector declares (``class_axes``, ``geometry``); a detector that declares
-neither has Selective Focus's loss alone. The rest, from dropping to learning the step sizes, is Selective Focus.
+neither has Selective Focus's loss alone. Ranges are searched each activation weighed by what it does to the heads where
+lanes are (``lane_importance.py``). The rest, from dropping to learning the step sizes, is Selective Focus.
 """
 
 from __future__ import annotations
@@ -86,15 +87,16 @@ class LaneReconstruction(HeadReconstruction):
 
 
 def run(job: QuantizationJob) -> None:
-    """Ranges by search, then the joint reconstruction of what the heads decode to."""
+    """Ranges by a search for the lanes, then the joint reconstruction of what the heads decode to."""
     reconstruct_heads(job, LaneReconstruction(job, job.options))
 
 
 METHOD = Method(
     "selective-focus-plus",
-    "Selective Focus with its loss on lane probabilities and decoded x",
+    "Selective Focus with its loss on lane probabilities and decoded x, and ranges where the lanes are",
     run,
     source="ours; see docs/method.md",
+    quantization={"activation_importance": "lanes"},
     reconstruction={"unit": "network", "keep_probability": 0.5},
     options=PlusOptions,
 )

@@ -187,9 +187,10 @@ VALIDATION = range(36)
 """Frames, four of each category, with 106 lanes: two of them are about a point of F1."""
 
 LOSS = {"clrnet": 10.0}
-"""Points of F1 that 8 bits may cost where it is more than one. CLRNet's head runs three times, and in its last run the
-activations reach four times as far as before (26 to 6): one range for all leaves its angles, which add up, 6 bits.
-Measured with 4 images and without learning: 3.6 points by extremes, 5.9 by least error, 0.8 by ACIQ, which clips."""
+"""Points of F1 that 8 bits may cost where it is more than one and ranges are not searched for the lanes. CLRNet's
+proposals off the lanes reach a hundred times as far as those on them (26 to 0.24 where lanes' x are made of it), and a
+range for the former leaves the latter two or three codes of 256 (docs/method.md). Measured with 4 images and without
+learning: up to 13 points."""
 
 CLIPPED = 3.0
 """Points of F1 that ACIQ may cost: it clips for a Laplace density, and at 8 bits the tails that it cuts cost more than
@@ -222,5 +223,6 @@ COUNTED = [
 @pytest.mark.parametrize(("name", "method"), COUNTED)
 def test_8_bits_lose_hardly_any_lane(name, method):
     assert full_precision_f1(name) > 75
-    allowed = LOSS.get(name, CLIPPED if method == "aciq" else 1.0)
+    by_lanes = find(method).quantization.get("activation_importance") == "lanes"
+    allowed = 1.0 if by_lanes else LOSS.get(name, CLIPPED if method == "aciq" else 1.0)
     assert f1(case(name, method).quantized) > full_precision_f1(name) - allowed

@@ -183,7 +183,11 @@ class CLRHead(nn.Module):
         for conv, level in zip(self.roi_gather.convs, reversed(features), strict=True):
             along.append(conv(sample(level, xs.flip(-1), self.prior_feat_ys)))
             stages.append(self._refine(self.roi_gather(along, level), start, angle))
-            start, angle = stages[-1]["start"].detach(), stages[-1]["angle"].detach()
+            start, angle = stages[-1]["start"], stages[-1]["angle"]
+            if (
+                self.training
+            ):  # published training; in eval mode whoever asks for gradients gets the whole ones
+                start, angle = start.detach(), angle.detach()
             xs = self.lines(start, angle)[..., self.sample_x_indexs]
         if not self.training:
             return stages[-1]

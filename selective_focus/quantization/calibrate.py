@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +13,10 @@ from selective_focus.quantization.aciq import AciqStatistics, aciq_range
 from selective_focus.quantization.affine import Grid, grid_from_range
 from selective_focus.quantization.config import FLOAT_BITS, QuantizationConfig
 from selective_focus.quantization.histogram import Histogram
+from selective_focus.quantization.importance import ImportanceObserver
 from selective_focus.quantization.layers import (
     ActivationQuantizer,
+    Observer,
     QuantizedLayer,
     QuantizedMatMul,
     activation_quantizers,
@@ -20,6 +24,9 @@ from selective_focus.quantization.layers import (
     quantized_layers,
 )
 from selective_focus.quantization.ranges import golden_section, min_max, mse_grid, mse_shrink
+
+Probe = Callable[[Any], Tensor]
+"""A model's outputs -> a scalar that can be differentiated."""
 
 
 def calibrate_weights(model: nn.Module, config: QuantizationConfig) -> None:
@@ -49,20 +56,59 @@ def calibrate_activations(model: nn.Module, chunks: Sequence[Tensor], config: Qu
 
     Weights are in floating point while looking (QDrop: "observers first, in float").
     """
+    histograms = _observed(model, config)
+    with _observing(histograms), torch.no_grad(), float_weights(quantized_layers(model).values()):
+        for chunk in chunks:
+            model(chunk)
+    _set_grids(model, histograms, config)
+
+
+def recalibrate_by_importance(
+    model: nn.Module, chunks: Sequence[Tensor], config: QuantizationConfig, probes: Sequence[Probe]
+) -> int:
+    """Find the ranges again, each value weighed by what an error in it does to the outputs (``importance.py``).
+
+    An activation that the probes do not depend on keeps its range.
+
+    Args:
+        probes: for each chunk the combination of the model's outputs to take the gradient of.
+
+    Returns:
+        the number of ranges that were found again.
+    """
+    histograms = _observed(model, config)
+    observers = {quantizer: ImportanceObserver(histogram) for quantizer, histogram in histograms.items()}
+    with _observing(observers), torch.enable_grad(), float_weights(quantized_layers(model).values()):
+        for chunk, probe in zip(chunks, probes, strict=True):
+            probe(model(chunk.detach().requires_grad_())).backward()  # type: ignore[no-untyped-call]
+    _set_grids(model, histograms, config)
+    return sum(histogram.count > 0 for histogram in histograms.values())
+
+
+def _observed(model: nn.Module, config: QuantizationConfig) -> dict[ActivationQuantizer, Histogram]:
     quantizers = [q for q in activation_quantizers(model).values() if q.bits != FLOAT_BITS]
-    for quantizer in quantizers:
-        quantizer.observer = Histogram(config.histogram_bins)
+    return {quantizer: Histogram(config.histogram_bins) for quantizer in quantizers}
+
+
+@contextmanager
+def _observing(observers: Mapping[ActivationQuantizer, Observer]) -> Iterator[None]:
+    """While entered, nothing is quantized and the observers see every activation."""
+    for quantizer, observer in observers.items():
+        quantizer.observer = observer
     try:
-        with torch.no_grad(), float_weights(quantized_layers(model).values()):
-            for chunk in chunks:
-                model(chunk)
+        yield
     finally:
-        observed = [quantizer.observer for quantizer in quantizers]
-        for quantizer in quantizers:
+        for quantizer in observers:
             quantizer.observer = None
+
+
+def _set_grids(
+    model: nn.Module, histograms: Mapping[ActivationQuantizer, Histogram], config: QuantizationConfig
+) -> None:
+    """Give every quantizer that saw anything its range, and switch it on."""
     factors = _factors_of_products(model)
-    for quantizer, histogram in zip(quantizers, observed, strict=True):
-        if histogram is not None and histogram.count:
+    for quantizer, histogram in histograms.items():
+        if histogram.count:
             product = quantizer in factors
             quantizer.set_grid(activation_grid(histogram, quantizer.bits, config, product=product))
             quantizer.enabled = True
@@ -71,7 +117,7 @@ def calibrate_activations(model: nn.Module, chunks: Sequence[Tensor], config: Qu
 def _factors_of_products(model: nn.Module) -> set[ActivationQuantizer]:
     """The quantizers of what attention products multiply."""
     products = [module for module in model.modules() if isinstance(module, QuantizedMatMul)]
-    return {quantizer for product in products for quantizer in (product.left, product.right)}
+    return {quantizer for product in products for quantizer in activation_quantizers(product).values()}
 
 
 def activation_grid(

@@ -11,6 +11,7 @@ from selective_focus.quantization.affine import SymmetricRule
 
 WeightRange = Literal["min-max", "mse", "mse-grid", "golden-section"]
 ActivationRange = Literal["min-max", "average-min-max", "mse", "golden-section", "percentile", "aciq"]
+ActivationImportance = Literal["uniform", "lanes"]
 Rounding = Literal["straight-through", "soft"]
 UnitKind = Literal["layer", "block", "network"]
 KeptState = Literal["last", "best-loss", "best-lds"]
@@ -42,6 +43,7 @@ def parse_bits(bits: str) -> tuple[int, int]:
 _CHOICES: dict[str, Any] = {
     "weight_range": WeightRange,
     "activation_range": ActivationRange,
+    "activation_importance": ActivationImportance,
     "symmetric_rule": SymmetricRule,
     "aciq_density": Density,
     "unit": UnitKind,
@@ -86,6 +88,11 @@ class QuantizationConfig:
     activation_range: ActivationRange = "mse"
     """"mse": every width and zero point (QDrop), on a histogram; "average-min-max": mean of the chunks' extremes."""
     activation_power: float = 2.4
+    activation_importance: ActivationImportance = "uniform"
+    """Of the values that a range is searched on: all the same, or each by what an error in it does to the heads where
+    lanes are ("lanes": ``lane_importance.py``; ours)."""
+    activation_range_per_call: bool = True
+    """A layer that runs several times an image (a head that refines) has a range for each of its calls."""
     percentile: float = 99.99
     aciq_density: Density = "laplace"
     histogram_bins: int = 2048

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from selective_focus.detector import MatMul
 from selective_focus.quantization.affine import Grid, fake_quantize, fake_quantize_drop
 from selective_focus.quantization.config import FLOAT_BITS, ConfigurationError, Rounding
-from selective_focus.quantization.histogram import Histogram
 from selective_focus.quantization.rounding import (
     floor_codes,
     hard_weight,
@@ -29,6 +28,14 @@ class Masks(Protocol):
 
     def draw(self, like: Tensor) -> Tensor | None:
         """A mask for ``like``: floats, 1 where it is quantized; None: everywhere."""
+        ...
+
+
+class Observer(Protocol):
+    """What looks at an activation to find its range."""
+
+    def update(self, x: Tensor) -> None:
+        """One more batch."""
         ...
 
 
@@ -50,7 +57,7 @@ class ActivationQuantizer(nn.Module):
         self.register_buffer("zero_point", torch.zeros(()))
         self.enabled = bits != FLOAT_BITS
         self.calibrated = False
-        self.observer: Histogram | None = None
+        self.observer: Observer | None = None
         self.masks: Masks | None = None
         """While set, elements are quantized with the pool's probability only (QDrop)."""
 
@@ -85,14 +92,45 @@ class ActivationQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x of any shape -> the same shape, on the grid."""
         if self.observer is not None:
-            self.observer.update(x)
-            return x
+            seen = x.view_as(x)  # its gradient is what comes through this place alone
+            self.observer.update(seen)
+            return seen
         if not (self.enabled and self.calibrated):
             return x
         if torch.is_grad_enabled() or self.masks is not None:
             keep = None if self.masks is None else self.masks.draw(x)
             return fake_quantize_drop(x, self.scale, self.zero_point, self.qmin, self.qmax, keep)
         return fake_quantize(x, Grid(self.scale, self.zero_point, self.qmin, self.qmax))
+
+
+class QuantizerPerCall(nn.Module):
+    """A quantizer for each call of a layer that runs several times an image, as those of a refining head do.
+
+    Every refinement sees activations of its own size (in CLRNet's head the last ones reach five times as far as the
+    first), so one range is too coarse for some and clips others. An inference engine unrolls such a loop and
+    has a range at each place too.
+    """
+
+    def __init__(self, bits: int, calls: int) -> None:
+        super().__init__()
+        self.calls = nn.ModuleList(ActivationQuantizer(bits) for _ in range(calls))
+        self._next = 0
+
+    def begin(self) -> None:
+        """The next call is the first one again; the module around it that runs once says so (``wrap.py``)."""
+        self._next = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of any shape -> the same shape, on this call's grid; on the last one where there are more calls."""
+        place = min(self._next, len(self.calls) - 1)
+        self._next += 1
+        quantized: Tensor = self.calls[place](x)
+        return quantized
+
+
+def input_quantizer(bits: int, calls: int) -> ActivationQuantizer | QuantizerPerCall:
+    """The quantizer of an input that a forward pass of the model meets ``calls`` times."""
+    return ActivationQuantizer(bits) if calls == 1 else QuantizerPerCall(bits, calls)
 
 
 class QuantizedLayer(nn.Module):
@@ -107,10 +145,10 @@ class QuantizedLayer(nn.Module):
     weight_scale: Tensor
     weight_zero_point: Tensor
 
-    def __init__(self, layer: nn.Module, weight_bits: int, activation_bits: int) -> None:
+    def __init__(self, layer: nn.Module, weight_bits: int, activation_bits: int, calls: int = 1) -> None:
         super().__init__()
         self.layer = layer
-        self.input = ActivationQuantizer(activation_bits)
+        self.input = input_quantizer(activation_bits, calls)
         self.weight_bits = weight_bits
         self.channel_axis = 1 if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d) else 0
         self.register_buffer("float_weight", weight_of(layer).detach().clone(), persistent=False)
@@ -237,10 +275,10 @@ class QuantizedLayer(nn.Module):
 class QuantizedMatMul(nn.Module):
     """A product of two activations, both quantized."""
 
-    def __init__(self, activation_bits: int) -> None:
+    def __init__(self, activation_bits: int, calls: int = 1) -> None:
         super().__init__()
-        self.left = ActivationQuantizer(activation_bits)
-        self.right = ActivationQuantizer(activation_bits)
+        self.left = input_quantizer(activation_bits, calls)
+        self.right = input_quantizer(activation_bits, calls)
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         """As ``MatMul``."""
