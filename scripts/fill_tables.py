@@ -3,7 +3,8 @@
     python scripts/fill_tables.py
 
 results/reference/quick/cells.csv (a run of make reproduce-table) goes into README.md between its markers, a line a
-detector and bit setting, and results/reference/quick-settings.csv (scripts/choose_settings.py) into docs/settings.md.
+detector and bit setting, results/reference/{reference,ranges}/cells.csv into docs/findings.md, and
+results/reference/quick-settings.csv (scripts/choose_settings.py) into docs/settings.md.
 """
 
 from __future__ import annotations
@@ -77,6 +78,31 @@ def _cell(
     return f"{factor * values.mean():.{digits}f}" if len(values) else ""
 
 
+def reference_tables(path: Path) -> str:
+    """F1 and LDS of every cell as Markdown: the mean over seeds, and the least and largest where there are several."""
+    cells = pd.read_csv(path)
+    parts = []
+    for column, factor, title in (("f1", 100, MEASURES[0][3]), ("lds", 1, "LDS, px")):
+        quantized = cells[cells["method"] != "fp32"]
+        methods = list(dict.fromkeys(quantized["method"]))
+        lines = ["| | | " + " | ".join(methods) + " |", "| --- | --- |" + " ---: |" * len(methods)]
+        for (detector, w_bits, a_bits), own in quantized.groupby(
+            ["detector", "w_bits", "a_bits"], sort=False
+        ):
+            values = [factor * own[own["method"] == method][column].dropna() for method in methods]
+            lines.append(f"| {detector} | W{w_bits}A{a_bits} | " + " | ".join(map(_spread, values)) + " |")
+        parts.append(f"{title}:\n\n" + "\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _spread(values: pd.Series[float]) -> str:
+    """ "85.2 (84.7 to 85.6)" of several values, "85.2" of one, nothing of none."""
+    if not len(values):
+        return ""
+    mean = f"{values.mean():.1f}"
+    return mean if len(values) == 1 else f"{mean} ({values.min():.1f} to {values.max():.1f})"
+
+
 def settings_table(path: Path) -> str:
     """The trials as Markdown."""
     with path.open(encoding="utf-8", newline="") as file:
@@ -98,6 +124,11 @@ def main() -> int:
     """The command line; returns the exit code."""
     try:
         between(ROOT / "README.md", "quick-table", quick_tables(REFERENCE / "quick" / "cells.csv"))
+        findings = ROOT / "docs" / "findings.md"
+        for name in ("reference", "ranges"):
+            run = REFERENCE / name / "cells.csv"
+            if run.exists():
+                between(findings, name, reference_tables(run))
         between(ROOT / "docs" / "settings.md", "settings", settings_table(REFERENCE / "quick-settings.csv"))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -97,6 +97,13 @@ class QuantizationJob:
     _held_back_lanes: list[RowLanes] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        seen = self.twins.trace
+        unknown = [name for name in self.detector.reconstruction_blocks if name not in seen.calls]
+        if unknown:  # whatever the method: a typing error must not wait for the first block-wise one
+            raise ConfigurationError(
+                f"reconstruction_blocks names {unknown[0]!r}, which does not run in the model; "
+                f"expected names of modules such as {seen.order[1]!r}"
+            )
         self.images, self.held_back = hold_back(self.images, self.reconstruction.held_back)
 
     @property
@@ -182,12 +189,6 @@ class QuantizationJob:
             return [Unit("")]
         seen = self.twins.trace
         blocks = self.detector.reconstruction_blocks if kind == "block" else ()
-        unknown = [name for name in blocks if name not in seen.calls]
-        if unknown:
-            raise ConfigurationError(
-                f"reconstruction_blocks names {unknown[0]!r}, which does not run in the model; "
-                f"expected names of modules such as {seen.order[1]!r}"
-            )
         units: list[Unit] = []
         for layer in quantized_modules(self.model):
             around = [block for block in blocks if within(layer, block)]

@@ -9,6 +9,7 @@ from toy import ToyDetector
 from selective_focus import quantize
 from selective_focus.methods import find, methods
 from selective_focus.quantization.affine import fake_quantize
+from selective_focus.quantization.config import ConfigurationError
 from selective_focus.quantization.layers import quantized_layers
 
 IMAGES = 37  # not a multiple of the chunk or batch: the last partial batch counts
@@ -133,3 +134,15 @@ def test_both_roundings_run_and_are_logged(method, rounding, images):
     assert log.config["reconstruction"]["rounding"] == rounding
     assert all(0 <= unit["unsettled_roundings"] <= 1 for unit in log.units)
     assert sum(unit["roundings"] for unit in log.units) > 0
+
+
+class MisspeltBlock(ToyDetector):
+    reconstruction_blocks = ("blocks.0", "block.1")
+
+
+@pytest.mark.parametrize("method", ["minmax", "selective-focus"])
+def test_a_misspelt_block_is_refused_whatever_the_method(method, images):
+    with pytest.raises(
+        ConfigurationError, match=r"reconstruction_blocks names 'block.1', which does not run"
+    ):
+        quantize(MisspeltBlock(), images, method)

@@ -16,7 +16,8 @@ from selective_focus.detector import Heads
 from selective_focus.lane_importance import lane_probe
 from selective_focus.quantization.calibrate import calibrate_activations, recalibrate_by_importance
 from selective_focus.quantization.config import QuantizationConfig
-from selective_focus.quantization.importance import drawn_by_importance, random_signs
+from selective_focus.quantization.histogram import Histogram
+from selective_focus.quantization.importance import ImportanceObserver, drawn_by_importance, random_signs
 from selective_focus.quantization.layers import activation_quantizers
 from selective_focus.quantization.wrap import twin_models
 
@@ -132,3 +133,44 @@ def test_it_is_an_option_of_every_method(method: str) -> None:
     ]
     assert scales[0].keys() == scales[1].keys()
     assert scales[0] != scales[1]
+
+
+def test_images_made_for_inference_and_models_that_work_in_place_are_fine() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            x -= 0.5
+            return {"out": self.last(self.layer(x).relu())}
+
+    with torch.inference_mode():
+        images = torch.rand(8, 4)
+    config = QuantizationConfig(4, 4)
+    twins = twin_models(InPlace().eval(), images[:1].clone(), config)
+    calibrate_activations(twins.quantized_model, [images.clone()], config)
+    before = images.clone()
+    assert (
+        recalibrate_by_importance(twins.quantized_model, [images], config, [lambda heads: heads["out"].sum()])
+        == 1
+    )
+    assert torch.equal(images, before)
+    silent = recalibrate_by_importance(
+        twins.quantized_model, [images], config, [lambda heads: torch.zeros(())]
+    )
+    assert silent == 0, "an output that depends on nothing"
+
+
+def test_a_chunk_counts_by_its_images() -> None:
+    observers = [ImportanceObserver(Histogram(), draws=8) for _ in range(2)]
+    for observer, sizes in zip(observers, ([6], [4, 2]), strict=True):
+        for part in torch.split(torch.arange(1.0, 7.0)[:, None].clone(), sizes):
+            x = part.requires_grad_()
+            seen = x.view_as(x)
+            observer.update(seen)
+            seen.sum().backward()
+    counts = [observer.histogram.points() for observer in observers]
+    torch.testing.assert_close(counts[0][0], counts[1][0], rtol=0, atol=2e-3)
+    assert torch.equal(counts[0][1], counts[1][1])
+    assert observers[0].histogram.count == 48

@@ -58,7 +58,13 @@ def test_gradient_flows_into_the_quantized_heads_alone() -> None:
 def test_a_detector_that_declares_nothing_has_the_loss_of_selective_focus() -> None:
     detector = ToyDetector()
     images = torch.rand(8, 3, *detector.input_size, generator=torch.Generator().manual_seed(0))
-    common = {"bits": "w4a4", "iterations": 4, "batch_size": 4, "selection": False}
+    common = {
+        "bits": "w4a4",
+        "iterations": 4,
+        "batch_size": 4,
+        "selection": False,
+        "activation_importance": "uniform",
+    }
     plus, _ = quantize(detector, images, "selective-focus-plus", **common)
     plain, _ = quantize(detector, images, "selective-focus", **common)
     for name, head in plain.heads(images).items():

@@ -80,9 +80,14 @@ def recalibrate_by_importance(
     observers = {quantizer: ImportanceObserver(histogram) for quantizer, histogram in histograms.items()}
     with _observing(observers), torch.enable_grad(), float_weights(quantized_layers(model).values()):
         for chunk, probe in zip(chunks, probes, strict=True):
-            probe(model(chunk.detach().requires_grad_())).backward()  # type: ignore[no-untyped-call]
-    _set_grids(model, histograms, config)
-    return sum(histogram.count > 0 for histogram in histograms.values())
+            # a copy of its own: the images may be inference tensors, and a model may work in place on its input
+            probed = probe(model(chunk.clone().requires_grad_().clone()))
+            if probed.requires_grad:
+                probed.backward()  # type: ignore[no-untyped-call]
+    # where a ReLU is silent on the lanes there is nothing to search in
+    found = {quantizer: h for quantizer, h in histograms.items() if h.minimum < h.maximum}
+    _set_grids(model, found, config)
+    return len(found)
 
 
 def _observed(model: nn.Module, config: QuantizationConfig) -> dict[ActivationQuantizer, Histogram]:

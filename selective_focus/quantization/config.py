@@ -91,8 +91,6 @@ class QuantizationConfig:
     activation_importance: ActivationImportance = "uniform"
     """Of the values that a range is searched on: all the same, or each by what an error in it does to the heads where
     lanes are ("lanes": ``lane_importance.py``; ours)."""
-    activation_range_per_call: bool = True
-    """A layer that runs several times an image (a head that refines) has a range for each of its calls."""
     percentile: float = 99.99
     aciq_density: Density = "laplace"
     histogram_bins: int = 2048

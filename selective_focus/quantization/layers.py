@@ -35,7 +35,7 @@ class Observer(Protocol):
     """What looks at an activation to find its range."""
 
     def update(self, x: Tensor) -> None:
-        """One more batch."""
+        """One more batch, a tensor of any shape."""
         ...
 
 
@@ -103,36 +103,6 @@ class ActivationQuantizer(nn.Module):
         return fake_quantize(x, Grid(self.scale, self.zero_point, self.qmin, self.qmax))
 
 
-class QuantizerPerCall(nn.Module):
-    """A quantizer for each call of a layer that runs several times an image, as those of a refining head do.
-
-    Every refinement sees activations of its own size (in CLRNet's head the last ones reach five times as far as the
-    first), so one range is too coarse for some and clips others. An inference engine unrolls such a loop and
-    has a range at each place too.
-    """
-
-    def __init__(self, bits: int, calls: int) -> None:
-        super().__init__()
-        self.calls = nn.ModuleList(ActivationQuantizer(bits) for _ in range(calls))
-        self._next = 0
-
-    def begin(self) -> None:
-        """The next call is the first one again; the module around it that runs once says so (``wrap.py``)."""
-        self._next = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x of any shape -> the same shape, on this call's grid; on the last one where there are more calls."""
-        place = min(self._next, len(self.calls) - 1)
-        self._next += 1
-        quantized: Tensor = self.calls[place](x)
-        return quantized
-
-
-def input_quantizer(bits: int, calls: int) -> ActivationQuantizer | QuantizerPerCall:
-    """The quantizer of an input that a forward pass of the model meets ``calls`` times."""
-    return ActivationQuantizer(bits) if calls == 1 else QuantizerPerCall(bits, calls)
-
-
 class QuantizedLayer(nn.Module):
     """A convolution, linear or other layer with one ``weight``, its weight and first input quantized.
 
@@ -145,10 +115,10 @@ class QuantizedLayer(nn.Module):
     weight_scale: Tensor
     weight_zero_point: Tensor
 
-    def __init__(self, layer: nn.Module, weight_bits: int, activation_bits: int, calls: int = 1) -> None:
+    def __init__(self, layer: nn.Module, weight_bits: int, activation_bits: int) -> None:
         super().__init__()
         self.layer = layer
-        self.input = input_quantizer(activation_bits, calls)
+        self.input = ActivationQuantizer(activation_bits)
         self.weight_bits = weight_bits
         self.channel_axis = 1 if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d) else 0
         self.register_buffer("float_weight", weight_of(layer).detach().clone(), persistent=False)
@@ -275,10 +245,10 @@ class QuantizedLayer(nn.Module):
 class QuantizedMatMul(nn.Module):
     """A product of two activations, both quantized."""
 
-    def __init__(self, activation_bits: int, calls: int = 1) -> None:
+    def __init__(self, activation_bits: int) -> None:
         super().__init__()
-        self.left = input_quantizer(activation_bits, calls)
-        self.right = input_quantizer(activation_bits, calls)
+        self.left = ActivationQuantizer(activation_bits)
+        self.right = ActivationQuantizer(activation_bits)
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         """As ``MatMul``."""

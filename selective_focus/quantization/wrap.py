@@ -16,7 +16,6 @@ from selective_focus.quantization.fold import fold_batch_norm_
 from selective_focus.quantization.layers import (
     QuantizedLayer,
     QuantizedMatMul,
-    QuantizerPerCall,
     is_product,
     is_quantizable,
     weight_of,
@@ -136,46 +135,19 @@ def twin_models(
         )
     for name in layers:
         first, output = name == layers[0], name in outputs
-        calls = seen.calls[name] if config.activation_range_per_call else 1
         wrapped = QuantizedLayer(
             modules[name],
             config.weight_bits_for(first=first, output=output),
             config.activation_bits_for(first=first, output=output),
-            calls,
         )
         _replace(quantized_model, modules[name], wrapped)
     if config.quantize_products:
         for name in seen.order:
             if is_product(modules[name]):
-                calls = seen.calls[name] if config.activation_range_per_call else 1
-                _replace(quantized_model, modules[name], QuantizedMatMul(config.activation_bits, calls))
-    _count_calls(quantized_model, seen)
+                _replace(quantized_model, modules[name], QuantizedMatMul(config.activation_bits))
     quantized_model.requires_grad_(False)
     left = _left_in_float(quantized_model, seen)
     return TwinModels(float_model, quantized_model, seen, sorted(outputs), left)
-
-
-@dataclass
-class _BeginCalls:
-    """Forward pre-hook: quantizers with a range for each call start again at the first. Copied with its model."""
-
-    quantizers: list[QuantizerPerCall]
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        for quantizer in self.quantizers:
-            quantizer.begin()
-
-
-def _count_calls(model: nn.Module, seen: Trace) -> None:
-    """Let the smallest module that runs once around each layer tell where its calls begin."""
-    inside: dict[str, list[QuantizerPerCall]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, QuantizedLayer | QuantizedMatMul):
-            quantizers = [part for part in module.children() if isinstance(part, QuantizerPerCall)]
-            inside.setdefault(seen.called_once(name), []).extend(quantizers)
-    for name, quantizers in inside.items():
-        if quantizers:
-            model.get_submodule(name).register_forward_pre_hook(_BeginCalls(quantizers))
 
 
 def _left_in_float(model: nn.Module, seen: Trace) -> list[str]:
