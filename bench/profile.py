@@ -169,9 +169,16 @@ def _profile_path(profile: str) -> Path:
 
 
 def _first_complaint(error: ValidationError, path: Path, given: set[str]) -> str:
-    complaint = error.errors(include_url=False)[0]
+    complaints = error.errors(include_url=False)
+    unknown = [each for each in complaints if each["type"] == "extra_forbidden"]
+    complaint = (unknown or complaints)[0]  # a misspelt key is the reason why another one is missing
     where = ".".join(str(part) for part in complaint["loc"])
     source = "command line" if complaint["loc"] and complaint["loc"][0] in given else path
+    rest = f" (and {len(complaints) - 1} more mistakes)" if len(complaints) > 1 else ""
+    if unknown:
+        known = ", ".join(Profile.model_fields)
+        return f"{source}: no such key as {where!r}; expected some of {known} (docs/profiles.md){rest}"
+    if complaint["type"] == "missing":
+        return f"{source}: {where} is missing (docs/profiles.md){rest}"
     what = complaint["msg"].removeprefix("Value error, ")
-    rest = f" (and {error.error_count() - 1} more mistakes)" if error.error_count() > 1 else ""
     return f"{source}: {where}: {what}, not {complaint['input']!r}{rest}"

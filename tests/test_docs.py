@@ -14,6 +14,8 @@ import typer
 from toy import ToyDetector
 
 from bench.cli import app
+from bench.errors import BenchError
+from bench.profile import load_profile
 from bench.usage import EXAMPLES, completion
 from selective_focus.methods import _registered
 from selective_focus.quantize import quantize
@@ -118,3 +120,17 @@ def test_completion_starts_a_python_whose_path_has_a_blank(
     code = f"source {shlex.quote(str(script))}; bench table --name 'a b'"
     answer = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["-m", "bench", "table", "--name", "a", "b"]
+
+
+def test_the_profile_of_the_page_is_a_profile(tmp_path: Path) -> None:
+    (block,) = blocks(ROOT / "docs" / "profiles.md", "toml")
+    path = tmp_path / "mine.toml"
+    path.write_text(block, encoding="utf-8")
+    profile = load_profile(str(path))
+    assert profile.seeds_of("w4a4") == [0, 1, 2]
+    assert profile.options_of("qdrop-for-lanes")["iterations"] == 500
+    path.write_text(block.replace("seeds =", "seed ="), encoding="utf-8")
+    with pytest.raises(
+        BenchError, match="no such key as 'seed'; expected some of name, description, detectors"
+    ):
+        load_profile(str(path))
