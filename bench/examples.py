@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -102,10 +103,23 @@ def _entries(index: Path) -> list[dict[str, Any]]:
     """The shown frames; none when the file is missing or damaged (it is then made again by the next run)."""
     try:
         entries = json.loads(index.read_bytes())
-        whole = all({"name", "category", "annotated", "image"} <= entry.keys() for entry in entries)
-    except (OSError, ValueError, RecursionError, TypeError, AttributeError):
+        whole = all(map(_is_entry, entries))
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
         return []
     return entries if whole else []
+
+
+def _is_entry(entry: dict[str, Any]) -> bool:
+    """Whether an entry is as ``keep_frames`` writes them: above all, its image lies in the same folder."""
+    points = [point for lane in entry["annotated"] for point in lane]
+    return (
+        isinstance(entry["name"], str)
+        and isinstance(entry["category"], str | None)
+        and re.fullmatch(r"\d{1,6}\.jpg", entry["image"]) is not None
+        and all(
+            len(point) == 2 and all(isinstance(value, float | int) for value in point) for point in points
+        )
+    )
 
 
 def frames_folder(folder: RunFolder, data_digest: str, subset: str) -> Path:
