@@ -11,6 +11,7 @@ import torch
 
 import lane_models
 from bench.errors import BenchError
+from bench.paper.releases import releases
 from bench.profile import Profile
 from lane_models.checkpoint import CheckpointError, MismatchError, read
 from selective_focus import LaneDetector
@@ -63,10 +64,9 @@ def check(detector: str, variant: str | None, weights: Path | None) -> tuple[str
     if weights is None and (
         embedded not in lane_models.variants(name) or lane_models.shipped_weights(name, embedded) is None
     ):
-        raise BenchError(
-            f"{name} {embedded} has no embedded weights; give a checkpoint with --weights FILE "
-            f"(python scripts/download.py --detector {name} gets one)"
-        )
+        who = f"{name}:{variant}" if variant else name
+        hint = f"; {_download(name)}" if any(release.detector == name for release in releases()) else ""
+        raise BenchError(f"{who} has no embedded weights; give a checkpoint with --weights FILE{hint}")
     return name, variant
 
 

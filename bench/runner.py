@@ -151,8 +151,8 @@ def planned(
     """The data, and every detector with its cells. Options, data and every checkpoint are looked at here."""
     for method, bits, _ in combinations(profile, parts.learns):
         parts.resolve_options(profile.method_of(method), bits, profile.options_of(method))
+    built = [parts.build(name, profile) for name in profile.detectors]  # before minutes of rendering
     data = parts.load_data(profile, listener.rendered)
-    built = [parts.build(name, profile) for name in profile.detectors]
     plans = [(detector, plan(profile, detector, weights, data, parts)) for detector, weights in built]
     listener.planned(sum(len(cells) for _, cells in plans))
     examples.keep_frames(data, folder)
