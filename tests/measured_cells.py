@@ -18,6 +18,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "minmax": {},
     "qdrop": {"reconstruction": {**LEARNS, "unit": "block"}},
     "selective-focus": {"reconstruction": {**LEARNS, "unit": "network"}, "options": FULL},
+    "selective-focus-plus": {
+        "quantization": {"activation_importance": "lanes"},
+        "reconstruction": {**LEARNS, "unit": "network"},
+        "options": FULL,
+    },
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 from measured_cells import measured, three
 
 from bench.claims import Finding, examine, paper_values
+from bench.claims.accuracy import mean_of
 from bench.claims.evidence import Evidence, gather, subjects_of
 from bench.claims.finding import CLAIMS, PaperValue
 from bench.claims.timing import time_to_reach
@@ -189,6 +190,46 @@ class TestClaims:
         assert found.verdict == "reproduced"
         few = rows(complete()[:5], "C7")
         assert (few[0].measured, few[0].verdict) == (None, "not tested")
+
+    def test_families_and_our_own_method(self) -> None:
+        """Two anchor detectors of one family, a curve alone; our method is held to the baselines, never to itself."""
+        both = [
+            record
+            for detector in ("laneatt", "clrnet")
+            for record in [
+                *three("qdrop", 0.8, detector=detector),
+                *three(METHOD, 0.9, detector=detector),
+                *three("selective-focus-plus", 0.95, detector=detector),
+            ]
+        ]
+        curve = [*three("qdrop", 0.8, detector="lstr"), *three(METHOD, 0.7, detector="lstr")]
+        anchor, other, plus = rows(both + curve, "C8", bits="W4A4")
+        assert (anchor.subject, anchor.verdict) == ("clrnet, laneatt", "reproduced")
+        assert (other.subject, other.verdict) == ("lstr", "not reproduced")
+        assert plus.short == "anchor, plus"
+        (single, _) = rows(both, "P1", bits="W4A4")
+        assert single.statement == "F1 of selective-focus-plus less that of qdrop"
+        assert single.paper.status == "not the paper's"
+        for finding in (anchor, single):
+            assert finding.measured is not None
+        assert anchor.measured.estimate == pytest.approx(10, abs=2)  # type: ignore[union-attr]
+        assert single.measured.estimate == pytest.approx(15, abs=2)  # type: ignore[union-attr]
+
+    def test_a_baseline_with_our_ranges_is_no_baseline(self) -> None:
+        ours = {"quantization": {"activation_importance": "lanes"}}
+        record = measured("qdrop-for-lanes", 0.99, base="qdrop")
+        lanes = record.model_copy(
+            update={"cell": {**record.cell, "settings": {**record.cell["settings"], **ours}}}
+        )
+        (found, *_) = rows([*complete(), lanes], "C1", bits="W4A4")
+        assert found.short == "gain, qdrop"
+
+    def test_the_mean_of_independent_gains(self) -> None:
+        found = mean_of([Interval(2, 1, 3, 3), Interval(4, 4, 8, 2)])
+        assert (found.estimate, found.seeds) == (3, 2)
+        assert found.low == pytest.approx(3 - 0.5)
+        assert found.high == pytest.approx(3 + 17**0.5 / 2)
+        assert mean_of([Interval(2, 1, 3, 3), Interval(4, None, None, 1)]).low is None
 
     def test_every_claim_is_there_even_without_evidence(self) -> None:
         found = examine(Evidence((), (), ()))

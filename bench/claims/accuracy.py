@@ -1,4 +1,4 @@
-"""C1, C2 and C7: differences of F1, and whether lane distortion predicts its loss."""
+"""C1, C2, C7, C8 and P1: differences of F1, and whether lane distortion predicts its loss."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from dataclasses import dataclass, replace
 
 from bench.claims import paper_values
 from bench.claims.evidence import Setting, Subject, result_of
-from bench.claims.finding import Finding
+from bench.claims.finding import Finding, PaperValue
 from bench.claims.verdicts import CELLS_NEEDED, judge, judge_rank
 from bench.statistics import Interval, paired_difference, shared_seeds, spearman
 
 METHOD = "selective-focus"
+PLUS = "selective-focus-plus"
+NOT_THE_PAPERS = PaperValue(None, "not the paper's")
+FAMILIES = {
+    "keypoint": ("condlanenet", "ganet"),
+    "anchor": ("clrnet", "laneatt"),
+    "curve": ("bezierlanenet", "lstr"),
+    "segmentation": ("scnn", "resa"),
+}
+"""The paper's families, by our detectors."""
 HALVES = {
     "SGF": {"focus": False, "selection": True},
     "SAS": {"focus": True, "selection": False},
@@ -65,18 +74,21 @@ def gains(subjects: Sequence[Subject]) -> Iterator[Finding]:
     )
 
 
-def _gains_of(subject: Subject) -> Iterator[Finding]:
+def _gains_of(subject: Subject, method: str = METHOD) -> Iterator[Finding]:
+    claim = "C1" if method == METHOD else "P1"
     for bits in subject.bits:
-        ours, best = subject.find(METHOD, bits), best_baseline(subject, bits)
+        ours, best = subject.find(method, bits), best_baseline(subject, bits)
         if ours is None:
             continue
         measured = None if best is None else difference(ours, best)
-        paper = paper_values.gain(subject.detector, ours.w_bits, ours.a_bits)
+        paper = NOT_THE_PAPERS
+        if method == METHOD:
+            paper = paper_values.gain(subject.detector, ours.w_bits, ours.a_bits)
         verdict, why = judge(measured, paper.value)
         name = "the best baseline" if best is None else best.label
         yield Finding(
-            "C1",
-            f"F1 of selective-focus less that of {name}",
+            claim,
+            f"F1 of {method} less that of {name}",
             f"gain, {name}",
             subject.name,
             bits,
@@ -87,6 +99,61 @@ def _gains_of(subject: Subject) -> Iterator[Finding]:
             verdict,
             why,
         )
+
+
+def advances(subjects: Sequence[Subject]) -> Iterator[Finding]:
+    """P1: what our own method gains over the best baseline, by the same rules."""
+    for subject in subjects:
+        yield from _gains_of(subject, PLUS)
+
+
+def families(subjects: Sequence[Subject]) -> Iterator[Finding]:
+    """C8: the mean gain over the best baselines in each family of detectors, a row a bit setting and method."""
+    for method in (METHOD, PLUS):
+        for family, members in FAMILIES.items():
+            own = [subject for subject in subjects if subject.detector in members]
+            for bits in dict.fromkeys(bits for subject in own for bits in subject.bits):
+                yield from _family_gain(family, own, bits, method)
+
+
+def _family_gain(family: str, own: Sequence[Subject], bits: str, method: str) -> Iterator[Finding]:
+    gains = {
+        subject.name: gain
+        for subject in own
+        if (ours := subject.find(method, bits)) and (best := best_baseline(subject, bits))
+        if (gain := difference(ours, best))
+    }
+    if gains:
+        measured = mean_of(list(gains.values()))
+        verdict, why = judge(measured)
+        yield Finding(
+            "C8",
+            f"mean gain of {method} over the best baseline, {family} models",
+            f"{family}{'' if method == METHOD else ', plus'}",
+            ", ".join(gains),
+            bits,
+            own[0].data,
+            paper_values.IN_NOTES if method == METHOD else NOT_THE_PAPERS,
+            measured,
+            "F1 points",
+            verdict,
+            why,
+        )
+
+
+def mean_of(intervals: Sequence[Interval]) -> Interval:
+    """The mean of independent estimates; half widths add up as their squares do, on each side."""
+    estimate = sum(each.estimate for each in intervals) / len(intervals)
+    seeds = min(each.seeds for each in intervals)
+    ends: list[float | None] = []
+    for side in ("low", "high"):
+        reach = [getattr(each, side) for each in intervals]
+        if None in reach:
+            return Interval(estimate, None, None, seeds)
+        squares = ((end - each.estimate) ** 2 for end, each in zip(reach, intervals, strict=True))
+        spread = sum(squares) ** 0.5 / len(intervals)
+        ends.append(estimate - spread if side == "low" else estimate + spread)
+    return Interval(estimate, *ends, seeds)
 
 
 def ablations(subject: Subject) -> Iterator[Finding]:

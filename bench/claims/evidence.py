@@ -48,8 +48,9 @@ class Setting:
 
     @property
     def ours(self) -> bool:
-        """Whether this is Selective Focus or a variation of it, and so no baseline."""
-        return self.method.startswith("selective-focus")
+        """Whether this is Selective Focus, a variation of it, or holds a part of ours, and so is no baseline."""
+        by_lanes = self.options.get("quantization", {}).get("activation_importance") == "lanes"
+        return self.method.startswith("selective-focus") or by_lanes
 
     @cached_property
     def counts(self) -> FrameCounts:

@@ -20,6 +20,8 @@ def examine(evidence: Evidence) -> list[Finding]:
         *heads.noise(evidence.noise),
         *chain.from_iterable(map(heads.sensitivities, subjects)),
         *accuracy.predictions(subjects),
+        *accuracy.families(subjects),
+        *accuracy.advances(subjects),
     ]
     missing = set(CLAIMS) - {finding.claim for finding in found}
     found += [_untested(claim) for claim in missing]

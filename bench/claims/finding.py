@@ -15,6 +15,8 @@ CLAIMS = {
     "C5": "noise of equal norm hurts more on the foreground of a head than on its background",
     "C6": "heads differ in how sensitive the lanes are to them",
     "C7": "the Lane Distortion Score predicts the loss of F1",
+    "C8": "every family of detectors gains: keypoint, anchor, curve, segmentation",
+    "P1": "selective-focus-plus, ours and not the paper's, gains F1 over the best baseline",
 }
 
 

@@ -29,7 +29,7 @@ cells. With fewer than {SEEDS_NEEDED} seeds a value is shown, but the claim coun
 - **not reproduced**: the estimate shows no effect or the opposite one.
 - **not tested**: cells, seeds or measurements are missing; the reason is given.
 
-"No effect" is a difference of 0 F1 points (C1, C2) or a ratio of 1 (C3, C5). Four claims need a bar of our own:
+"No effect" is a difference of 0 F1 points (C1, C2, C8, P1) or a ratio of 1 (C3, C5). Four claims need a bar of our own:
 
 - *similar accuracy* (C3): an F1 at most {SIMILAR:g} point lower;
 - *minutes* (C4): fewer than {MINUTES:g} on one GPU; on any other device the claim is not tested;
