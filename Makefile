@@ -11,6 +11,7 @@ RUN ?=
 DETECTOR ?=
 VARIANT ?=
 TORCH_INDEX ?=
+TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses=4 --dist=worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce-table bench-culane weights report test check train-synthetic perf faults fuzz lock clean
@@ -39,11 +40,11 @@ weights: $(READY) ## fetch official checkpoints: make weights [DETECTOR=NAME [VA
 report: $(READY) ## one page of what happened, from the committed records: results/report.html [RUN=NAME: a run of yours]
 	@$(BIN)/python -m bench report $(if $(RUN),--name $(RUN))
 
-test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest
+test: $(READY) ## run the tests, up to four at a time with a core each
+	@$(TESTS)
 
 check: $(READY) ## formatter, linter, types and tests
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(TESTS)
 
 train-synthetic: $(READY) ## train an embedded detector again: make train-synthetic [DETECTOR=laneatt]
 	@$(BIN)/python scripts/train_synthetic.py --detector $(or $(DETECTOR),laneatt)
