@@ -24,7 +24,7 @@ from bench.statistics import mean_of
 from bench.store import Record, RunFolder
 from bench.table import method_rank
 
-OVERLAY_METHODS = ("fp32", "minmax", "qdrop", "selective-focus")
+OVERLAY_METHODS = ("fp32", "minmax", "qdrop", "selective-focus", "selective-focus-plus")
 OVERLAY_FRAMES = 4
 PHASES = {
     "reconstruction_s": ("ranges and reconstruction", "#D55E00"),

@@ -142,7 +142,24 @@ def run(
                         if record is not None:
                             records[cell.key] = record
                             listener.finished(record, reused=cell.key in ready)
+                            _hear_of_others(plans, records, ready, folder, listener)
     return [records[cell.key] for _, cells in plans for cell in cells]
+
+
+def _hear_of_others(
+    plans: list[tuple[LaneDetector, list[Cell]]],
+    records: dict[str, Record],
+    ready: set[str],
+    folder: RunFolder,
+    listener: Listener,
+) -> None:
+    """Take the cells that other processes have finished in the meantime, so that everybody is told how far it is."""
+    keys = (cell.key for _, cells in plans for cell in cells)
+    for key in [key for key in keys if key not in records and key not in ready]:
+        record = folder.done(key)
+        if record is not None:
+            records[key] = record
+            listener.finished(record, reused=False)
 
 
 def planned(

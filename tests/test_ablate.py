@@ -65,7 +65,7 @@ def test_every_shipped_grid_has_real_options_and_varies_something() -> None:
 
 def test_the_reference_run_has_both_halves_left_out_and_three_seeds_where_it_counts() -> None:
     reference = load_profile("reference")
-    assert reference.detectors == ["laneatt", "clrnet", "bezierlanenet", "scnn"]
+    assert reference.detectors == ["laneatt", "clrnet", "bezierlanenet", "scnn", "condlanenet"]
     assert [len(reference.seeds_of(bits)) for bits in ("w8a8", "w4a8", "w4a4", "w3a3")] == [1, 1, 3, 3]
     quick = load_profile("quick")
     for name in quick.methods:

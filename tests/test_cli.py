@@ -305,7 +305,7 @@ def test_list_and_doctor_look_around(capsys: pytest.CaptureFixture[str]) -> None
 
 class TestProfiles:
     def test_every_shipped_profile_is_valid(self) -> None:
-        assert profile_names() == ["ablations", "full", "quick", "reference", "reference-lstr"]
+        assert profile_names() == ["ablations", "full", "quick", "ranges", "reference", "reference-lstr"]
         for name in profile_names():
             profile = load_profile(name)
             assert profile.name == name
@@ -315,7 +315,7 @@ class TestProfiles:
         quick = load_profile("quick")
         learning = ["adaround", "brecq", "qdrop", "selective-focus", "selective-focus-plus"]
         assert list(quick.methods) == ["fp32", "minmax", "omse", *learning]
-        assert quick.detectors == ["laneatt", "clrnet", "bezierlanenet", "scnn"]
+        assert quick.detectors == ["laneatt", "clrnet", "bezierlanenet", "scnn", "condlanenet"]
         assert (quick.bits, quick.seeds, quick.calibration_images) == (["w4a4", "w3a3"], [0], 128)
 
     def test_methods_of_the_command_line_keep_their_options(self, tmp_path: Path) -> None:
