@@ -71,7 +71,9 @@ def overlay_figure(examples: Sequence[Example], title: str) -> Figure:
         for axis, method in zip(row, columns, strict=True):
             _show(axis, example, method)
     for axis, method in zip(axes[0], columns, strict=True):
-        axis.set_title(label_of(method), fontsize=min(8.0, 34 / len(columns)))  # the longest label fits its column
+        axis.set_title(
+            label_of(method), fontsize=min(8.0, 34 / len(columns))
+        )  # the longest label fits its column
     figure.suptitle(f"{title} (dashed: annotation)")
     return figure
 
