@@ -142,6 +142,7 @@ class Headline:
     f1: str
     interval: str
     rest: str
+    seeds: int = 1
 
 
 def headlines(run: Run) -> Iterator[Headline]:
@@ -157,6 +158,15 @@ def headlines(run: Run) -> Iterator[Headline]:
             yield _headline(f"{detector} {bits}, {part.title}", first, others[:1], full.get(detector))
 
 
+def headlines_of(runs: Sequence[Run]) -> list[Headline]:
+    """Those of all runs; where two speak of the same, the one with more seeds behind it."""
+    said: dict[str, Headline] = {}
+    for each in (each for run in runs for each in headlines(run)):
+        if each.subject not in said or each.seeds > said[each.subject].seeds:
+            said[each.subject] = each
+    return list(said.values())
+
+
 def _headline(subject: str, best: Row, others: Sequence[Row], full: float | None) -> Headline:
     said = [] if full is None else [f"full precision {100 * full:.1f}"]
     said += [f"next {label_of(row.method)} {100 * row.f1.mean:.1f}" for row in others if row.f1]
@@ -168,7 +178,9 @@ def _headline(subject: str, best: Row, others: Sequence[Row], full: float | None
         else (f"[{100 * found.low:.1f}, {100 * found.high:.1f}]")
     )
     assert best.f1 is not None
-    return Headline(subject, label_of(best.method), f"{100 * best.f1.mean:.1f}", ends, "; ".join(said))
+    return Headline(
+        subject, label_of(best.method), f"{100 * best.f1.mean:.1f}", ends, "; ".join(said), best.seeds
+    )
 
 
 def missing(run: Run) -> list[str]:

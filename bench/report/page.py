@@ -70,7 +70,7 @@ def render(
         report=report,
         claims=content.claims(report),
         rules=_paragraphs(RULES),
-        headlines=[each for run in report.runs for each in content.headlines(run)],
+        headlines=content.headlines_of(report.runs),
         columns=results.shown_columns(report.rows),
         choices=_choices(report.rows),
         figures=figures,
