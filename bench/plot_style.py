@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from bench.colours import colour_of, label_of, marker_of
 from bench.whole_file import write_whole
@@ -126,7 +127,7 @@ def method_legend(figure: Figure, methods: Sequence[str], extra: Sequence[Line2D
     legend_below(figure, [*handles, full_precision_handle(), *extra])
 
 
-def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
+def legend_below(figure: Figure, handles: Sequence[Line2D | Patch]) -> None:
     """A legend in as many columns as its words leave room for."""
     longest = max(len(str(handle.get_label())) for handle in handles) + 5
     columns = max(1, int(figure.get_figwidth() * LEGEND_LETTERS_PER_INCH / longest))

@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from bench.colours import colour_of, label_of, marker_of
 from bench.panels import Panel, by_detector, by_figure, grid, in_words, methods_of, quantized
-from bench.plot_style import INK, Plot, headline, method_legend, save
+from bench.plot_style import INK, Plot, full_precision_handle, headline, legend_below, method_legend, save
 from bench.record_plots import plots_of_records
 from bench.store import RunFolder
 from bench.table import Row, Section, Spread, current, sections
@@ -60,7 +61,9 @@ def f1_bars(panels: Sequence[Panel], title: str) -> Figure:
     """F1 by method, a panel for each detector and bit setting; the dashed line is full precision."""
     methods = methods_of(panels)
     figure, cells = grid(panels, height=1.75, extra=0.95)
-    room = figure.get_figwidth() / len({cell.axis.get_subplotspec().colspan.start for cell in cells}) - 0.5
+    columns = len({cell.axis.get_subplotspec().colspan.start for cell in cells})
+    room = figure.get_figwidth() / columns - 0.5
+    ragged = len(panels) % columns > 0  # names below some columns would tear the lines of panels apart
     for cell in cells:
         for row in cell.panel.rows:
             if row.f1 is not None and row.method in methods:
@@ -68,11 +71,15 @@ def f1_bars(panels: Sequence[Panel], title: str) -> Figure:
         _full_precision_line(cell.axis, cell.panel)
         if cell.panel.full is not None:
             cell.axis.set_title(f"{cell.panel.title} (FP32: {100 * cell.panel.full:.1f})")
-        names = [label_of(method) if cell.lowest else "" for method in methods]
+        named = cell.lowest and not ragged
+        names = [label_of(method) if named else "" for method in methods]
         cell.axis.set_xticks(range(len(methods)), names, rotation=40, ha="right", rotation_mode="anchor")
         cell.axis.set(xlim=(-0.6, len(methods) - 0.4), ylim=(0, 100))
         cell.label("", "F1 (%)")
         cell.axis.grid(axis="x", visible=False)
+    if ragged:
+        bars = [Patch(color=colour_of(method), label=label_of(method)) for method in methods]
+        legend_below(figure, [*bars, full_precision_handle()])
     headline(figure, title)
     return figure
 
