@@ -9,6 +9,7 @@ CULANE ?=
 WEIGHTS ?=
 RUN ?=
 DETECTOR ?=
+ARGS ?=
 VARIANT ?=
 TORCH_INDEX ?=
 TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses=4 --dist=worksteal
@@ -18,7 +19,8 @@ TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses=4 --
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
-	@echo; echo "  Settings: PYTHON=python3.12  PROFILE=quick|full  CULANE=DIR  WEIGHTS=DIR  DETECTOR=NAME  VARIANT=NAME"
+	@echo; echo "  Settings: PYTHON=python3.12  PROFILE=quick|full|FILE.toml  CULANE=DIR  WEIGHTS=DIR  DETECTOR=NAME"
+	@echo "            VARIANT=NAME  RUN=NAME  ARGS='--device cuda': more options of python -m bench run or culane"
 	@echo "  TORCH_INDEX=URL takes PyTorch from another index (a CPU build, say; see README.md)"
 
 setup: $(READY) ## build .venv with pinned dependencies
@@ -27,11 +29,11 @@ $(READY): requirements.lock scripts/setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" TORCH_INDEX="$(TORCH_INDEX)" sh scripts/setup.sh
 	@touch $@
 
-reproduce-table: $(READY) ## every method on the embedded detectors: table, CSV and plots in results/runs/PROFILE
-	@$(BIN)/python -m bench run --profile $(PROFILE)
+reproduce-table: $(READY) ## the methods on the embedded detectors: table, CSV and plots in results/runs/PROFILE
+	@$(BIN)/python -m bench run --profile $(PROFILE) $(ARGS)
 
 bench-culane: $(READY) ## the same on real CULane: make bench-culane CULANE=DIR [WEIGHTS=weights]
-	@$(BIN)/python -m bench culane --root "$(CULANE)" --weights "$(WEIGHTS)" --profile $(PROFILE)
+	@$(BIN)/python -m bench culane --root "$(CULANE)" --weights "$(WEIGHTS)" --profile $(PROFILE) $(ARGS)
 
 weights: $(READY) ## fetch official checkpoints: make weights [DETECTOR=NAME [VARIANT=NAME]] [WEIGHTS=weights]
 	@$(BIN)/python scripts/download.py --out "$(or $(WEIGHTS),weights)" \
@@ -46,7 +48,7 @@ test: $(READY) ## run the tests, up to four at a time with a core each
 check: $(READY) ## formatter, linter, types and tests
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(TESTS)
 
-train-synthetic: $(READY) ## train an embedded detector again: make train-synthetic [DETECTOR=laneatt]
+train-synthetic: $(READY) ## train an embedded detector again, into .cache/training/: [DETECTOR=laneatt]
 	@$(BIN)/python scripts/train_synthetic.py --detector $(or $(DETECTOR),laneatt)
 
 perf: $(READY) ## speed ratios (pytest-benchmark)
@@ -55,7 +57,7 @@ perf: $(READY) ## speed ratios (pytest-benchmark)
 faults: $(READY) ## put faults into real runs (kill -9, full disk, damage); the list goes to docs/faults.md
 	@FAULTS_TO=docs/faults.md $(BIN)/python -m pytest -q tests/test_faults.py
 
-fuzz: $(READY) ## hostile files for every reader, a minute each; needs atheris (pip install atheris)
+fuzz: $(READY) ## hostile files for every reader, a minute each; better with atheris (pip install atheris)
 	@$(BIN)/python scripts/fuzz.py --seconds 60
 
 lock: $(READY) ## resolve requirements.lock again from pyproject.toml

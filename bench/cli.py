@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from bench import ablate, catalogue, cluster, housekeeping, plots, prediction, table
+from bench import ablate, catalogue, cluster, housekeeping, noise, plots, prediction, table
 from bench import doctor as health
 from bench.claims import verb as claims
 from bench.detectors import build, check, profile_for_folder
@@ -53,7 +53,7 @@ app.add_typer(report.app)
 
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of all runs.")]
 NameOption = Annotated[str, typer.Option("--name", help="Name of the run: a folder in --results.")]
-ProfileOption = Annotated[str, typer.Option("--profile", help="quick, full, or a TOML file.")]
+ProfileOption = Annotated[str, typer.Option("--profile", help="One that list names, or a TOML file.")]
 CalibrationOption = Annotated[
     int | None,
     typer.Option("--calibration-images", help="At most so many unlabelled images for methods."),
@@ -212,6 +212,38 @@ def run_ablation(
     finally:
         if any((results / chosen.name / "records").glob("*.json")):
             _show_ablation(RunFolder(results / chosen.name))
+
+
+@app.command("noise", epilog=epilog("noise"))
+def disturb_heads(
+    profile: ProfileOption = "quick",
+    detectors: Annotated[str | None, typer.Option(help="a,b: names, or name:variant.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint file, or a folder of checkpoints.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="synthetic, culane or tusimple.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    calibration_images: CalibrationOption = 64,
+    device: DeviceOption = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; default: the profile's.")] = None,
+    results: ResultsOption = RUNS,
+) -> None:
+    """Noise of equal norm on the foreground and on the background of each head: how far lanes move (claim C5)."""
+    chosen = load_profile(
+        profile,
+        detectors=_words(detectors),
+        weights=weights,
+        dataset=dataset,
+        root=root,
+        calibration_images=calibration_images,
+        device=device,
+        name=name,
+    )
+    check_device(chosen.device)
+    folder = RunFolder(results / chosen.name)
+    for detector in chosen.detectors:
+        for found in noise.measure(chosen, detector, folder, ConsoleListener(_console())):
+            for line in found.lines():
+                _tell(line)
+    _tell(f"{folder.path / 'noise'}; python -m bench claims --results {folder.path} judges it")
 
 
 @app.command("table", epilog=epilog("table"))

@@ -13,6 +13,9 @@ COLOURS = {
     "qdrop": "#0072B2",
     "selective-focus": "#D55E00",
     "selective-focus-plus": "#CC79A7",
+    "selective-focus-without-sgf": "#882255",
+    "selective-focus-without-sas": "#117733",
+    "selective-focus-without-both": "#AA4499",
 }
 MARKERS = {
     "fp32": "*",
@@ -25,6 +28,9 @@ MARKERS = {
     "qdrop": "D",
     "selective-focus": "o",
     "selective-focus-plus": "h",
+    "selective-focus-without-sgf": "<",
+    "selective-focus-without-sas": ">",
+    "selective-focus-without-both": "p",
 }
 LABELS = {
     "fp32": "FP32",
@@ -37,6 +43,9 @@ LABELS = {
     "qdrop": "QDrop",
     "selective-focus": "Selective Focus",
     "selective-focus-plus": "Selective Focus+ (ours)",
+    "selective-focus-without-sgf": "SF without SGF",
+    "selective-focus-without-sas": "SF without SAS",
+    "selective-focus-without-both": "SF without both",
 }
 ANNOTATED = "#FFFFFF"
 _OTHER = ("#117733", "#882255", "#AA4499", "#DDCC77")

@@ -85,7 +85,7 @@ def load_data(profile: Profile, rendered: Rendered = lambda done, to_do: None) -
             f"{profile.root}: this folder {what}; give the folder of data set {profile.dataset} with --root DIR"
             f"{' (make bench-culane CULANE=DIR)' if profile.dataset == 'culane' else ''}"
         )
-    return _culane(profile, profile.root) if profile.dataset == "culane" else _tusimple(profile, profile.root)
+    return READERS[profile.dataset](profile, profile.root)
 
 
 def _render(profile: Profile, rendered: Rendered) -> Path:
@@ -185,6 +185,10 @@ def _tusimple(profile: Profile, root: Path) -> TestData:
         calibration_rule=f"drawn with seed 0 from {source}",
         scorer=TuSimpleScorer([frame.lanes for frame in test], [frame.h_samples for frame in test], width),
     )
+
+
+READERS: dict[str, Callable[[Profile, Path], TestData]] = {"culane": _culane, "tusimple": _tusimple}
+"""What reads the folder of each data set."""
 
 
 def choose(categories: Sequence[str | None], per_category: int | None, limit: int | None) -> list[int]:

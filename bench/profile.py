@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -19,7 +19,8 @@ else:
     import tomli as tomllib
 
 PROFILES = Path(__file__).resolve().parent / "profiles"
-DATASETS = ("synthetic", "culane", "tusimple")
+DatasetName = Literal["synthetic", "culane", "tusimple"]
+DATASETS: tuple[str, ...] = get_args(DatasetName)
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
 
 
@@ -34,7 +35,7 @@ class Profile(BaseModel):
     variant: str | None = None
     """None: "synthetic" without weights of your own, else the first variant that the weights fit."""
     weights: Path | None = None
-    dataset: Literal["synthetic", "culane", "tusimple"] = "synthetic"
+    dataset: DatasetName = "synthetic"
     root: Path | None = None
     split: Literal["test", "val"] = "test"
     """Frames that are evaluated. Settings are chosen on "val" and never on "test"."""

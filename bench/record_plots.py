@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,6 +16,8 @@ from matplotlib.ticker import MaxNLocator
 
 from bench import examples
 from bench.colours import label_of
+from bench.noise import HeadNoise
+from bench.noise import read_all as read_noise
 from bench.overlays import overlay_figure
 from bench.plot_style import COLUMN, PAGE, Plot, headline, legend_below
 from bench.statistics import mean_of
@@ -50,9 +50,12 @@ def plots_of_records(folder: RunFolder, records: Sequence[Record]) -> Iterator[P
     for key, group in subjects.items():
         if any(record.timing for record in group):
             yield Plot(f"cost-{key}", "cost", _cost_words(group), partial(time_and_memory, group))
-    for path in sorted(folder.path.glob("noise/*.json")):
-        entry = json.loads(path.read_text(encoding="utf-8"))
-        yield Plot(f"noise-{path.stem}", "noise", _noise_words(entry), partial(head_noise, entry))
+    by_detector: dict[str, list[HeadNoise]] = defaultdict(list)
+    for measured in read_noise(folder.path):
+        by_detector[f"{measured.detector}-{measured.variant}"].append(measured)
+    for key, levels in by_detector.items():
+        words = " ".join(f"{line}." for each in levels for line in each.lines())
+        yield Plot(f"noise-{key}", "noise", words, partial(head_noise, levels))
     for key, group in _by_subject(records, with_bits=True).items():
         shown = examples.load(folder, _for_overlay(group))
         if shown:
@@ -184,26 +187,32 @@ def time_and_memory(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def head_noise(entry: Mapping[str, Any]) -> Figure:
+def head_noise(levels: Sequence[HeadNoise]) -> Figure:
     """Lane distortion that noise of equal norm causes on the foreground and on the background of each head."""
-    heads = entry["heads"]
-    figure, axis = plt.subplots(figsize=(COLUMN, 2.4))
+    figure, axes = plt.subplots(
+        1, len(levels), figsize=(min(PAGE, 1.2 + 2.2 * len(levels)), 2.6), sharey=True, squeeze=False
+    )
     sides = {"foreground": (-0.12, "#D55E00", "o"), "background": (0.12, "#0072B2", "s")}
-    for side, (shift, colour, marker) in sides.items():
-        for place, values in enumerate(heads[head][side] for head in heads):
-            found = mean_of(values)
-            low, high = (found.estimate if end is None else end for end in (found.low, found.high))
-            reach = [[max(0.0, found.estimate - low)], [max(0.0, high - found.estimate)]]
-            axis.errorbar(place + shift, found.estimate, yerr=reach, color=colour, marker=marker, capsize=2)
-    axis.set_xticks(range(len(heads)), list(heads))
-    axis.set_xlim(-0.5, len(heads) - 0.5)
-    axis.set_ylabel("Lane Distortion Score (px)")
-    axis.set_ylim(bottom=0)
-    axis.grid(axis="x", visible=False)
+    for axis, measured in zip(axes.flat, sorted(levels, key=lambda each: each.level), strict=True):
+        for side, (shift, colour, marker) in sides.items():
+            for place, head in enumerate(measured.heads.values()):
+                found = mean_of(getattr(head, side))
+                low, high = (found.estimate if end is None else end for end in (found.low, found.high))
+                reach = [[max(0.0, found.estimate - low)], [max(0.0, high - found.estimate)]]
+                look = {"color": colour, "marker": marker, "capsize": 2, "clip_on": False}
+                axis.errorbar(place + shift, found.estimate, yerr=reach, **look)
+        axis.set_xticks(
+            range(len(measured.heads)), list(measured.heads), rotation=40, ha="right", rotation_mode="anchor"
+        )
+        axis.set_xlim(-0.5, len(measured.heads) - 0.5)
+        axis.set_ylim(bottom=0)
+        axis.set_title(f"noise of {measured.level:g} sd")
+        axis.grid(axis="x", visible=False)
+    axes[0, 0].set_ylabel("Lane Distortion Score (px)")
     legend_below(
         figure, [Line2D([], [], color=c, marker=m, linestyle="", label=s) for s, (_, c, m) in sides.items()]
     )
-    headline(figure, f"{entry['detector']}: noise of equal norm on heads")
+    headline(figure, f"{levels[0].detector}: noise of equal norm on either side of each head")
     return figure
 
 
@@ -290,14 +299,6 @@ def _cost_words(records: Sequence[Record]) -> str:
         + "; ".join(said)
         + "."
     )
-
-
-def _noise_words(entry: Mapping[str, Any]) -> str:
-    said = [
-        f"{head}: foreground {np.mean(sides['foreground']):.2f} px, background {np.mean(sides['background']):.2f} px"
-        for head, sides in entry["heads"].items()
-    ]
-    return f"{entry['detector']}: lane distortion by noise of equal norm. " + "; ".join(said) + "."
 
 
 def _by_subject(records: Sequence[Record], with_bits: bool = False) -> dict[str, list[Record]]:

@@ -4,11 +4,14 @@ The bootstrap is paired. All settings of a comparison are scored on the same fra
 them, and seeds that two settings share are drawn together. Every draw comes from a generator with a fixed seed: the
 same records give the same intervals.
 
-    frames  drawn with replacement, as many as there are (a draw is a vector of how often each frame counts)
-    seeds   S - 1 of the S, with replacement: with S draws the spread of few seeds would come out too small, of three
-            by a third of its variance (Rao and Wu, Resampling inference with complex survey data, 1988)
+    frames  the bootstrap: drawn with replacement, as many as there are (a draw is a vector of how often each frame
+            counts), of the mean over seeds
+    seeds   Student's t: draws of two or three seeds can never leave those that were seen, so a bootstrap of them would
+            promise too much
 
-A setting with one seed has an interval over frames alone, and whoever prints it has to say so.
+The two reaches add up as their squares do, on each side of the estimate. A setting with one seed has an interval over
+frames alone, and whoever prints it has to say so. Seeds vary the batches and what is dropped; weights and calibration
+images are the same in all of them.
 """
 
 from __future__ import annotations
@@ -102,8 +105,10 @@ def f1_of(sums: FloatArray, means: bool = False) -> FloatArray:
 
 
 def mean_f1(setting: FrameCounts, resamples: int = RESAMPLES) -> Interval:
-    """F1 of a setting, the mean over its seeds."""
-    return _interval([(1.0, setting)], resamples)
+    """F1 of a setting, the mean over its seeds; no end of the interval lies outside of 0 to 1."""
+    found = _interval([(1.0, setting)], resamples)
+    low, high = (None if end is None else min(max(end, 0.0), 1.0) for end in (found.low, found.high))
+    return Interval(found.estimate, low, high, found.seeds)
 
 
 def paired_difference(one: FrameCounts, other: FrameCounts, resamples: int = RESAMPLES) -> Interval:
@@ -111,11 +116,23 @@ def paired_difference(one: FrameCounts, other: FrameCounts, resamples: int = RES
 
     Raises BenchError when they do not share frames, metric or a seed.
     """
-    if one.frames != other.frames or one.means != other.means:
-        raise BenchError(
-            f"{one.frames} and {other.frames} frames cannot be paired; compare records of the same frames and metric"
-        )
-    return _interval([(1.0, one), (-1.0, other)], resamples)
+    return mean_difference([(one, other)], resamples)
+
+
+def mean_difference(pairs: Sequence[tuple[FrameCounts, FrameCounts]], resamples: int = RESAMPLES) -> Interval:
+    """The mean over pairs of settings of ``paired_difference``, all of them scored on the same frames.
+
+    Raises BenchError when they do not all share frames, metric and a seed.
+    """
+    settings = [setting for pair in pairs for setting in pair]
+    for setting in settings[1:]:
+        if (setting.frames, setting.means) != (settings[0].frames, settings[0].means):
+            raise BenchError(
+                f"{settings[0].frames} and {setting.frames} frames cannot be paired; compare records of the same "
+                "frames and metric"
+            )
+    share = 1 / len(pairs)
+    return _interval([term for one, other in pairs for term in ((share, one), (-share, other))], resamples)
 
 
 def shared_seeds(settings: Sequence[FrameCounts]) -> list[int]:
@@ -129,7 +146,7 @@ def shared_seeds(settings: Sequence[FrameCounts]) -> list[int]:
 def spearman(x: Sequence[float], y: Sequence[float], resamples: int = RESAMPLES) -> Interval | None:
     """Spearman's rank correlation of n pairs, interval over draws of pairs; None below 4 pairs or without spread.
 
-    The pairs count as independent. Cells of one detector are not quite that: the interval is a lower bound of the
+    The pairs count as independent. Settings of one detector are not quite that: the interval is a lower bound of the
     uncertainty.
     """
     table = np.array([x, y], dtype=np.float64)
@@ -165,20 +182,24 @@ def _exponential(interval: Interval) -> Interval:
 
 
 def _interval(terms: Sequence[tuple[float, FrameCounts]], resamples: int) -> Interval:
-    """Bootstrap of a signed sum of mean F1s."""
+    """A weighted sum of mean F1s: the bootstrap over frames, and Student's t over seeds."""
     settings = [setting for _, setting in terms]
     seeds = shared_seeds(settings)
     if not seeds:
         raise BenchError("settings without a seed in common cannot be paired; run them with the same seeds")
     tables = [setting.tables(seeds) for setting in settings]
-    weights = _seed_weights(len(seeds), resamples)
-    estimate, drawn = 0.0, np.zeros(resamples)
-    for (sign, setting), table in zip(terms, tables, strict=True):
-        estimate += sign * float(f1_of(table.sum(axis=1), setting.means).mean())
-        f1 = f1_of(_resampled_sums(table, resamples), setting.means)
-        drawn += sign * (weights * f1).sum(axis=1)
+    by_seed, drawn = np.zeros(len(seeds)), np.zeros(resamples)
+    for (weight, setting), table in zip(terms, tables, strict=True):
+        by_seed += weight * f1_of(table.sum(axis=1), setting.means)
+        drawn += weight * f1_of(_resampled_sums(table, resamples), setting.means).mean(axis=1)
+    estimate = float(by_seed.mean())
     low, high = _ends(drawn)
-    return Interval(estimate, low, high, len(seeds))
+    if low is None or high is None:
+        return Interval(estimate, None, None, len(seeds))
+    over_seeds = mean_of(by_seed.tolist())
+    reach = 0.0 if over_seeds.high is None else over_seeds.high - estimate
+    below, above = (float(np.hypot(max(0.0, side), reach)) for side in (estimate - low, high - estimate))
+    return Interval(estimate, estimate - below, estimate + above, len(seeds))
 
 
 def _resampled_sums(table: FloatArray, resamples: int) -> FloatArray:
@@ -195,13 +216,6 @@ def _frame_weights(frames: int, start: int) -> npt.NDArray[np.float32]:
     generator = np.random.default_rng([frames, start])
     drawn = generator.integers(frames, size=(_CHUNK, frames)) + frames * np.arange(_CHUNK)[:, None]
     return np.bincount(drawn.ravel(), minlength=_CHUNK * frames).reshape(_CHUNK, frames).astype(np.float32)
-
-
-def _seed_weights(seeds: int, resamples: int) -> FloatArray:
-    """[B, S]: the share of each seed in the draws; of one seed, all."""
-    if seeds == 1:
-        return np.ones((resamples, 1))
-    return _generator().multinomial(seeds - 1, [1 / seeds] * seeds, size=resamples) / (seeds - 1)
 
 
 def _correlation(ranks: FloatArray) -> FloatArray:

@@ -11,20 +11,24 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "list": ("list", "list --json | jq '.[].detector'"),
     "run": (
         "run                                    the quick profile",
-        "run --methods fp32,minmax,qdrop --bits w8a8,w4a4 --seeds 0,1,2 --name three-seeds",
-        "run --dataset tusimple --root /data/tusimple --detectors lstr --weights LSTR_500000.pkl",
+        "run --methods fp32,qdrop,selective-focus --bits w4a4,w3a3 --seeds 0,1,2 --name three-seeds",
+        "run --dataset tusimple --root /data/tusimple --detectors lstr --weights weights/lstr/LSTR_tusimple_500000.pkl",
     ),
     "ls": ("ls", "ls --json | jq '.[].cells'"),
     "gc": ("gc                                     what would go", "gc --name quick --yes"),
     "culane": ("culane --root /data/CULane --weights weights/ --limit 500",),
     "ablate": ("ablate --grid all", "ablate --grid share --limit 200"),
+    "noise": (
+        "noise",
+        "noise --detectors scnn --name quick",
+    ),
     "table": ("table --name quick", "table --name quick --json"),
     "plot": ("plot --name quick",),
     "score": ("score --annotations /data/CULane --predictions out/ --list /data/CULane/list/test.txt",),
     "doctor": ("doctor", "doctor --device cuda"),
     "predict": (
         "predict --image road.jpg --out lanes.png",
-        "predict --image drive.mp4 --out lanes.mp4 --detector clrnet:r18 --weights culane_r18.pth",
+        "predict --image drive.mp4 --out lanes.mp4 --detector clrnet:r18 --weights weights/clrnet/culane_r18.pth.zip",
     ),
     "claims": ("claims", "claims --results results/runs/three-seeds --json"),
     "report": (

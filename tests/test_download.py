@@ -321,7 +321,7 @@ class TestTable:
         for release in releases():
             assert release.variant in lane_models.variants(release.detector)
             assert release.save_as.startswith(f"{release.detector}/")
-        assert {release.detector for release in releases()} == set(lane_models.names())
+        assert {release.detector for release in releases()} <= set(lane_models.names())
 
     def test_known_checksums(self, shared: Path) -> None:
         known = [release for release in releases() if release.sha256]

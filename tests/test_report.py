@@ -110,7 +110,7 @@ def test_measurements_of_noise_are_drawn(tmp_path: Path) -> None:
     )
     report = content.gather_report(folder.path)
     (noise,) = [plot for plot in report.runs[0].plots if plot.kind == "noise"]
-    assert "foreground 3.50 px, background 1.03 px" in noise.alt
+    assert "laneatt, 0 sd: class: foreground 3.50 px, background 1.03 px" in noise.alt
     assert not any("noise" in sentence for sentence in content.missing(report.runs[0]))
 
 

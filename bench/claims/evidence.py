@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from bench.cells import canonical_json
 from bench.errors import BenchError
+from bench.noise import HeadNoise, read_all
 from bench.statistics import FrameCounts, Interval, mean_f1
 from bench.store import Record, Result, RunFolder
 from bench.table import method_rank
@@ -49,14 +49,18 @@ class Setting:
     @property
     def ours(self) -> bool:
         """Whether this is Selective Focus, a variation of it, or holds a part of ours, and so is no baseline."""
-        by_lanes = self.options.get("quantization", {}).get("activation_importance") == "lanes"
-        return self.method.startswith("selective-focus") or by_lanes
+        return self.method.startswith("selective-focus") or self.ranges_for_lanes
+
+    @property
+    def ranges_for_lanes(self) -> bool:
+        """Whether its ranges were searched for the lanes, which draws from the seed."""
+        return self.options.get("quantization", {}).get("activation_importance") == "lanes"
 
     @cached_property
     def counts(self) -> FrameCounts:
-        """Per-frame counts; a method that learns nothing does not depend on the seed."""
+        """Per-frame counts; a method that learns nothing and draws nothing does not depend on the seed."""
         frames = {seed: result_of(record).frames for seed, record in self.records.items()}
-        return FrameCounts.of_frames(frames, any_seed=not self.learns)
+        return FrameCounts.of_frames(frames, any_seed=not (self.learns or self.ranges_for_lanes))
 
     @cached_property
     def f1(self) -> Interval:
@@ -67,7 +71,7 @@ class Setting:
         return {
             seed: record.timing["reconstruction_s"]
             for seed, record in self.records.items()
-            if machine_of(record) == machine and "reconstruction_s" in record.timing
+            if record.machine == machine and "reconstruction_s" in record.timing
         }
 
 
@@ -105,18 +109,25 @@ class Subject:
         return next((setting for setting in self.at(bits) if setting.label == label), None)
 
     @property
+    def full_f1(self) -> float | None:
+        """F1 in full precision, 0..1."""
+        return None if self.full_precision is None else result_of(self.full_precision).f1
+
+    def is_destroyed(self, setting: Setting) -> bool:
+        """Whether a setting keeps less than half of full precision's F1: differences to it mean little."""
+        return self.full_f1 is not None and setting.f1.estimate < 0.5 * self.full_f1
+
+    @property
     def machine(self) -> str:
         """The machine that measured most cells: seconds of others are left out."""
-        found = Counter(machine_of(r) for s in self.settings for r in s.records.values())
+        found = Counter(r.machine for s in self.settings for r in s.records.values())
         return found.most_common(1)[0][0] if found else ""
 
     @property
     def device(self) -> str:
         """Words for the device of that machine."""
         every = (r for s in self.settings for r in s.records.values())
-        return next(
-            (str(r.environment.get("device", "")) for r in every if machine_of(r) == self.machine), ""
-        )
+        return next((str(r.environment.get("device", "")) for r in every if r.machine == self.machine), "")
 
 
 @dataclass(frozen=True)
@@ -124,8 +135,7 @@ class Evidence:
     """What the claims are judged by."""
 
     subjects: tuple[Subject, ...]
-    noise: tuple[dict[str, Any], ...]
-    """Measurements of noise on heads (``noise.py``)."""
+    noise: tuple[HeadNoise, ...]
     left_out: tuple[str, ...]
 
 
@@ -135,10 +145,12 @@ def gather(folders: Sequence[Path]) -> Evidence:
     Raises BenchError when a folder holds no run.
     """
     runs = [run for folder in folders for run in runs_in(folder)]
-    records = {record.key: record for run in runs for record in RunFolder(run).records()}
-    noise = [json.loads(path.read_text()) for run in runs for path in sorted(run.glob("noise/*.json"))]
+    found = [record for run in runs for record in RunFolder(run).records()]
+    found.sort(key=lambda record: (record.status == "done", record.finished))
+    records = {record.key: record for record in found}  # of copies the newest that is done
+    noise = tuple(found for run in runs for found in read_all(run))
     subjects, left_out = subjects_of(records.values())
-    return Evidence(subjects, tuple(noise), left_out)
+    return Evidence(subjects, noise, left_out)
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -154,14 +166,18 @@ def subjects_of(records: Iterable[Record]) -> tuple[tuple[Subject, ...], tuple[s
     """Subjects by detector, and a line for everything that was left out and why."""
     by_subject: dict[str, list[Record]] = defaultdict(list)
     notes: list[str] = []
-    unfinished = 0
+    unfinished, without_frames = 0, 0
     for record in records:
-        if record.status == "done" and record.result is not None:
-            by_subject[_values(record, _WHAT)].append(record)
-        else:
+        if record.status != "done" or record.result is None:
             unfinished += 1
+        elif not {"fp", "fn"} <= set(record.result.frames):
+            without_frames += 1
+        else:
+            by_subject[_values(record, _WHAT)].append(record)
     if unfinished:
         notes.append(f"{unfinished} cells without a score (failed, skipped or interrupted)")
+    if without_frames:
+        notes.append(f"{without_frames} cells whose records hold no counts of each frame")
     subjects = [_subject(group, notes) for group in by_subject.values()]
     return tuple(sorted(subjects, key=lambda s: (s.dataset, s.detector, s.variant))), tuple(notes)
 
@@ -187,9 +203,11 @@ def _subject(records: list[Record], notes: list[str]) -> Subject:
         settings=tuple(settings),
         full_precision=full[0] if full else None,
     )
-    moved = sum(machine_of(r) != subject.machine for s in settings for r in s.records.values())
+    moved = sum(r.machine != subject.machine for s in settings for r in s.records.values())
     if moved:
-        notes.append(f"{name}: seconds of {moved} cells measured on other machines or with other threads")
+        notes.append(
+            f"{name}: seconds of {moved} cells measured on another machine, or with other threads or processes"
+        )
     return subject
 
 
@@ -219,11 +237,6 @@ def _largest(records: list[Record], names: Sequence[str], words: str, notes: lis
 def method_of(record: Record) -> str:
     """The method behind a record's label."""
     return str(record.cell.get("base_method") or record.cell["method"])
-
-
-def machine_of(record: Record) -> str:
-    """Records of the same machine and threads: their seconds may be compared."""
-    return f"{record.environment.get('machine', '')}/{record.environment.get('threads', '')}"
 
 
 def result_of(record: Record) -> Result:

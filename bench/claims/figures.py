@@ -10,8 +10,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
-from bench.claims.accuracy import cells_of
+from bench.claims.accuracy import losses_of
 from bench.claims.evidence import Evidence, Subject
 from bench.claims.finding import Finding
 from bench.claims.report import value_text
@@ -20,6 +21,8 @@ from bench.colours import colour_of, label_of, marker_of
 from bench.plot_style import COLUMN, INK, PAGE, Plot, legend_below, save
 from bench.table import method_rank
 
+SHOWN = ("C1", "C2", "P1")
+"""Claims whose differences of F1 are drawn; the others are made of the same ones."""
 VERDICT_COLOURS = {
     "reproduced": "#009E73",
     "partly": "#E69F00",
@@ -37,12 +40,14 @@ def draw_all(
 
 def plots_of(findings: Sequence[Finding], evidence: Evidence, times: Sequence[TimeToReach]) -> Iterator[Plot]:
     """The figures that the evidence allows."""
-    differences = [f for f in findings if f.unit == "F1 points" and f.measured is not None]
+    differences = [
+        f for f in findings if f.claim in SHOWN and f.unit == "F1 points" and f.measured is not None
+    ]
     if differences:
         said = [f"{f.claim} {f.subject} {f.bits} {f.short}: {value_text(f)}" for f in differences]
         words = f"Differences of F1 in points with 95 % intervals. {'; '.join(said)}."
         yield Plot("differences", "claims", words, partial(forest, differences))
-    subjects = [subject for subject in evidence.subjects if cells_of(subject)]
+    subjects = [subject for subject in evidence.subjects if losses_of(subject)]
     if subjects:
         said = [f"{s.name}{_rho(s.name, s.data, findings)}".replace("\n", ": ") for s in subjects]
         words = f"Lane distortion of every cell against the F1 it lost. {'; '.join(said)}."
@@ -50,9 +55,10 @@ def plots_of(findings: Sequence[Finding], evidence: Evidence, times: Sequence[Ti
     if times:
         ours = ["not reached" if t.seconds is None else f"{t.seconds:.0f} s" for t in times]
         said = [
-            f"{t.subject} {t.bits}: {t.qdrop_s:.0f} s, {mine}" for t, mine in zip(times, ours, strict=True)
+            f"{t.subject} {t.bits}: {t.qdrop_s:.0f} s, {t.method} {mine}"
+            for t, mine in zip(times, ours, strict=True)
         ]
-        words = f"Seconds of QDrop, and until Selective Focus has its F1. {'; '.join(said)}."
+        words = f"Seconds of QDrop, and until a method of ours has its F1. {'; '.join(said)}."
         yield Plot("seconds-to-qdrop", "claims", words, partial(seconds, times))
 
 
@@ -90,9 +96,9 @@ def scatter(subjects: Sequence[Subject], findings: Sequence[Finding]) -> Figure:
     )
     for axis in axes.flat[len(subjects) :]:
         axis.set_visible(False)
-    labels = {cell.label for subject in subjects for cell in cells_of(subject)}
+    labels = {cell.label for subject in subjects for cell in losses_of(subject)}
     for axis, subject in zip(axes.flat, subjects, strict=False):
-        for cell in cells_of(subject):
+        for cell in losses_of(subject):
             axis.scatter(
                 cell.lds,
                 cell.loss,
@@ -116,13 +122,12 @@ def scatter(subjects: Sequence[Subject], findings: Sequence[Finding]) -> Figure:
 
 
 def seconds(times: Sequence[TimeToReach]) -> Figure:
-    """QDrop's seconds beside those of the fastest setting of Selective Focus that has its F1."""
+    """QDrop's seconds beside those of the fastest setting of each method of ours that has its F1."""
     figure, axis = plt.subplots(figsize=(COLUMN, 0.9 + 0.36 * len(times)))
     places = np.arange(len(times))
-    theirs, ours = [t.qdrop_s for t in times], [t.seconds or 0.0 for t in times]
-    words = "Selective Focus, to QDrop's F1"
-    axis.barh(places - 0.2, theirs, 0.38, color=colour_of("qdrop"), label=label_of("qdrop"))
-    axis.barh(places + 0.2, ours, 0.38, color=colour_of("selective-focus"), label=words)
+    axis.barh(places - 0.2, [t.qdrop_s for t in times], 0.38, color=colour_of("qdrop"))
+    colours = [colour_of(t.method) for t in times]
+    axis.barh(places + 0.2, [t.seconds or 0.0 for t in times], 0.38, color=colours)
     for place, time in zip(places, times, strict=True):
         reached = "not reached" if time.seconds is None else f"{time.seconds:.0f} s"
         for shift, value, text in (
@@ -135,7 +140,9 @@ def seconds(times: Sequence[TimeToReach]) -> Figure:
     axis.set(xlabel="ranges and reconstruction (s)", ylim=(len(times) - 0.5, -0.5))
     axis.margins(x=0.15)
     axis.grid(axis="y", visible=False)
-    legend_below(figure, axis.get_legend_handles_labels()[0])
+    methods = dict.fromkeys(t.method for t in times)
+    words = {"qdrop": label_of("qdrop"), **{m: f"{label_of(m)}, to QDrop's F1" for m in methods}}
+    legend_below(figure, [Patch(color=colour_of(name), label=label) for name, label in words.items()])
     return figure
 
 

@@ -45,8 +45,5 @@ class Finding:
     unit: str
     verdict: Verdict
     why: str
-
-    @property
-    def counts(self) -> bool:
-        """Whether the claim itself is judged by this row; the others put it in context."""
-        return not (self.claim == "C1" and self.bits != "W4A4")
+    in_context: bool = False
+    """Not what the claim itself is judged by: other settings, parts of it, a row chosen afterwards."""

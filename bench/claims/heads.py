@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from statistics import fmean
 
 from bench.claims import paper_values
 from bench.claims.accuracy import METHOD
 from bench.claims.evidence import Setting, Subject
 from bench.claims.finding import Finding
-from bench.claims.verdicts import LEAST_SHARE, judge, judge_bar
-from bench.statistics import Interval, mean_of, mean_ratio
+from bench.claims.verdicts import LEAST_SHARE, Verdict, judge, judge_bar
+from bench.noise import HeadNoise
+from bench.statistics import Interval, mean_of
+
+JUDGED_LEVEL = 0.3
+"""Of the levels of noise the one that the claim is judged by; the others are context."""
 
 
 def sensitivities(subject: Subject) -> Iterator[Finding]:
@@ -69,42 +74,38 @@ def drops(setting: Setting) -> int:
     )
 
 
-def noise(measurements: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    """C5: LDS of noise on a head's foreground / LDS of noise of equal norm on its background, over seeds."""
+def noise(measurements: Sequence[HeadNoise]) -> Iterator[Finding]:
+    """C5: LDS of noise on a head's foreground less that of noise of equal norm on its background, over images.
+
+    A difference, because no lane hangs on the background of most geometry heads: a ratio would be x / 0.
+    """
     if not measurements:
-        yield Finding(
-            "C5",
-            "LDS of noise on the foreground / on the background of a head",
-            "fore/background",
-            "all",
-            "",
-            "",
-            paper_values.claim("LDS ratio"),
-            None,
-            "ratio",
-            "not tested",
-            "no measurement of noise on heads among these runs; python -m bench noise",
+        yield _of_noise(
+            "all", "", "", None, "not tested", "no measurements among these runs; python -m bench noise"
         )
-    for entry in measurements:
-        for head, sides in entry["heads"].items():
-            pairs = list(zip(sides["foreground"], sides["background"], strict=True))
-            positive = [(one, other) for one, other in pairs if one > 0 and other > 0]
-            measured = mean_ratio(*map(list, zip(*positive, strict=True))) if positive else None
-            verdict, why = judge(measured, None, no_effect=1)
-            if len(positive) < len(pairs):
-                why += (
-                    f"; {len(pairs) - len(positive)} of {len(pairs)} seeds left out, one side moves no lane"
-                )
-            yield Finding(
-                "C5",
-                f"LDS of noise on the foreground / on the background of head {head}",
-                head,
-                entry["detector"],
-                "",
-                entry["data"],
-                paper_values.claim("LDS ratio"),
-                measured,
-                "ratio",
-                verdict,
-                why,
-            )
+    for found in measurements:
+        for head, sides in found.heads.items():
+            pairs = zip(sides.foreground, sides.background, strict=True)
+            measured = mean_of([one - other for one, other in pairs])
+            verdict, why = judge(measured)
+            both = f"foreground {fmean(sides.foreground):.2f} px, background {fmean(sides.background):.2f} px"
+            row = _of_noise(found.words, found.data, head, measured, verdict, f"{both}; {why}")
+            yield replace(row, in_context=found.level != JUDGED_LEVEL)
+
+
+def _of_noise(
+    subject: str, data: str, head: str, measured: Interval | None, verdict: Verdict, why: str
+) -> Finding:
+    return Finding(
+        "C5",
+        f"LDS of noise on the foreground less that on the background of {f'head {head}' if head else 'a head'}",
+        head or "foreground",
+        subject,
+        "",
+        data,
+        paper_values.claim("LDS ratio"),
+        measured,
+        "px",
+        verdict,
+        why,
+    )
