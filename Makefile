@@ -52,7 +52,8 @@ train-synthetic: $(READY) ## train an embedded detector again, into .cache/train
 	@$(BIN)/python scripts/train_synthetic.py --detector $(or $(DETECTOR),laneatt)
 
 perf: $(READY) ## speed ratios (pytest-benchmark)
-	@$(BIN)/python -m pytest bench/perf --benchmark-only --benchmark-columns=median,rounds
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest bench/perf --benchmark-only --benchmark-columns=median,rounds \
+		--benchmark-json=results/perf.json
 
 faults: $(READY) ## put faults into real runs (kill -9, full disk, damage); the list goes to docs/faults.md
 	@FAULTS_TO=docs/faults.md $(BIN)/python -m pytest -q tests/test_faults.py

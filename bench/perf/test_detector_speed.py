@@ -86,6 +86,8 @@ def raise_scores(detector: LaneDetector, heads: Heads) -> None:
     if "pixel_classes" in heads:
         _, classes, height, width = heads["pixel_classes"].shape
         wide = max(1, height // 16)  # as many network pixels wide, whether at stride 8 or 1
+        for name in ("pixel_classes", "existence"):  # what random weights say could be larger than the strips
+            heads[name].zero_()
         for slot in range(1, classes):
             centre = slot * width // classes
             heads["pixel_classes"][:, slot, :, centre : centre + wide] += 20.0
