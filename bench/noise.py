@@ -109,11 +109,11 @@ def noise_on_heads(
     heads: full-precision heads of N images. A head without background (or foreground) in any image is left out: a
     vector for the whole image, say. image_size: (H, W) of the frame that pixels are counted in.
     """
-    foreground = checked_foreground(detector, heads)
+    weights = checked_foreground(detector, heads)
     reference = detector.decode(heads, image_size)
     found = {}
     for head, values in heads.items():
-        weight = _a_weight_a_position(values, foreground[head])
+        weight = _a_weight_a_position(values, weights[head])
         count = disturbed_positions(weight, threshold)
         if not count.any():
             continue

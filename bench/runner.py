@@ -195,9 +195,12 @@ def combinations(profile: Profile, learns: Callable[[str], bool]) -> list[tuple[
     cells = []
     for method in profile.methods:
         cost = 0 if method == "fp32" else 2 if learns(profile.method_of(method)) else 1
+        drawn = (
+            profile.options_of(method).get("activation_importance") == "lanes"
+        )  # searched with random signs
         for bits in ["w32a32"] if method == "fp32" else profile.bits:
             seeds = profile.seeds_of(bits)
-            for seed in seeds if cost == 2 else seeds[:1]:
+            for seed in seeds if cost == 2 or drawn else seeds[:1]:
                 cells.append(((cost, seed), (method, bits, seed)))
     return [cell for _, cell in sorted(cells, key=lambda item: item[0])]
 

@@ -78,9 +78,23 @@ def _cell(
     return f"{factor * values.mean():.{digits}f}" if len(values) else ""
 
 
-def reference_tables(path: Path) -> str:
-    """F1 and LDS of every cell as Markdown: the mean over seeds, and the least and largest where there are several."""
+def reference_tables(path: Path, halves: bool = False) -> str:
+    """F1 and LDS of every cell as Markdown: the mean over seeds, and the least and largest where there are several.
+
+    halves: Selective Focus and what is left of it without its halves, where those were run; else all but these.
+    Raises ValueError for a table that mixes what must not be averaged.
+    """
     cells = pd.read_csv(path)
+    for column in ("variant", "weights", "dataset", "images", "device"):
+        if (cells.groupby("detector")[column].nunique() > 1).any():
+            raise ValueError(
+                f"{path}: rows of one detector differ in {column}; expected one value to average over"
+            )
+    without = cells["method"].str.startswith("selective-focus-without")
+    rows = zip(cells["detector"], cells["w_bits"], cells["a_bits"], strict=True)
+    halved = set(zip(*(cells[without][name] for name in ("detector", "w_bits", "a_bits")), strict=True))
+    full = (cells["method"] == "selective-focus") & [row in halved for row in rows]
+    cells = cells[without | full] if halves else cells[~without]
     parts = []
     for column, factor, title in (("f1", 100, MEASURES[0][3]), ("lds", 1, "LDS, px")):
         quantized = cells[cells["method"] != "fp32"]
@@ -129,6 +143,7 @@ def main() -> int:
             run = REFERENCE / name / "cells.csv"
             if run.exists():
                 between(findings, name, reference_tables(run))
+        between(findings, "halves", reference_tables(REFERENCE / "reference" / "cells.csv", halves=True))
         between(ROOT / "docs" / "settings.md", "settings", settings_table(REFERENCE / "quick-settings.csv"))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

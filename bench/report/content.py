@@ -120,7 +120,7 @@ def claims(report: Report) -> list[Claim]:
 
 
 def _first_measured(findings: Sequence[Finding]) -> str:
-    found = next((f for f in findings if f.measured is not None and f.counts), None)
+    found = next((f for f in findings if f.measured is not None and not f.in_context), None)
     return "" if found is None else f"{found.subject} {found.bits}: {value_text(found)} {found.unit}"
 
 
@@ -129,7 +129,7 @@ def _finding(finding: Finding) -> dict[str, str]:
     return {
         **{"subject": finding.subject, "bits": finding.bits, "what": finding.statement},
         **{"paper": paper_text(finding.paper), "measured": value, "verdict": finding.verdict},
-        "why": finding.why,
+        "why": f"in context: {finding.why}" if finding.in_context else finding.why,
     }
 
 
