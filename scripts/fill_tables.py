@@ -78,8 +78,12 @@ def _cell(
     return f"{factor * values.mean():.{digits}f}" if len(values) else ""
 
 
+REFERENCE_MEASURES = (("f1", 100, MEASURES[0][3]), ("lds", 1, "LDS, px"))
+TUSIMPLE_MEASURES = (("accuracy", 100, "TuSimple's accuracy, %"), ("lds", 1, "LDS, px"))
+
+
 def reference_tables(path: Path, halves: bool = False) -> str:
-    """F1 and LDS of every cell as Markdown: the mean over seeds, and the least and largest where there are several.
+    """Accuracy and LDS of every cell as Markdown: the mean over seeds, with the least and largest of several.
 
     halves: Selective Focus and what is left of it without its halves, where those were run; else all but these.
     Raises ValueError for a table that mixes what must not be averaged.
@@ -96,7 +100,8 @@ def reference_tables(path: Path, halves: bool = False) -> str:
     full = (cells["method"] == "selective-focus") & [row in halved for row in rows]
     cells = cells[without | full] if halves else cells[~without]
     parts = []
-    for column, factor, title in (("f1", 100, MEASURES[0][3]), ("lds", 1, "LDS, px")):
+    measures = TUSIMPLE_MEASURES if set(cells["dataset"]) == {"tusimple"} else REFERENCE_MEASURES
+    for column, factor, title in measures:
         quantized = cells[cells["method"] != "fp32"]
         methods = list(dict.fromkeys(quantized["method"]))
         lines = ["| | | " + " | ".join(methods) + " |", "| --- | --- |" + " ---: |" * len(methods)]
@@ -139,7 +144,7 @@ def main() -> int:
     try:
         between(ROOT / "README.md", "quick-table", quick_tables(REFERENCE / "quick" / "cells.csv"))
         findings = ROOT / "docs" / "findings.md"
-        for name in ("reference", "ranges"):
+        for name in ("reference", "ranges", "reference-lstr"):
             run = REFERENCE / name / "cells.csv"
             if run.exists():
                 between(findings, name, reference_tables(run))

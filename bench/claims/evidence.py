@@ -49,7 +49,17 @@ class Setting:
     @property
     def ours(self) -> bool:
         """Whether this is Selective Focus, a variation of it, or holds a part of ours, and so is no baseline."""
-        return self.method.startswith("selective-focus") or self.ranges_for_lanes
+        return self.is_selective_focus or self.ranges_for_lanes
+
+    @property
+    def is_selective_focus(self) -> bool:
+        return self.method.startswith("selective-focus")
+
+    @property
+    def ranges(self) -> tuple[str, str]:
+        """How its activations' ranges are found, and what they are searched for."""
+        found = self.options.get("quantization", {})
+        return found.get("activation_range", ""), found.get("activation_importance", "")
 
     @property
     def ranges_for_lanes(self) -> bool:
@@ -107,6 +117,11 @@ class Subject:
     def find(self, label: str, bits: str) -> Setting | None:
         """The setting of a method or label."""
         return next((setting for setting in self.at(bits) if setting.label == label), None)
+
+    def ranges_of(self, label: str, bits: str) -> tuple[str, str] | None:
+        """Those of a method or label, if it is there."""
+        setting = self.find(label, bits)
+        return None if setting is None else setting.ranges
 
     @property
     def full_f1(self) -> float | None:
