@@ -22,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 import lane_models
-from bench.errors import StoreError
+from bench.detectors import usable_variants
+from bench.errors import BenchError, StoreError
 from bench.paper.releases import Release, releases
 from bench.whole_file import write_whole
 from selective_focus import MatMul
@@ -67,7 +68,12 @@ def catalogue(cache: Path | None = CACHE) -> list[Entry]:
     known, digest = _known_sizes(cache), _code_digest()
     entries, counted = [], {}
     for name in lane_models.names():
-        for variant in lane_models.variants(name):
+        try:
+            variants = usable_variants(name)
+        except BenchError as error:
+            warnings.warn(f"left out: {error}", stacklevel=2)
+            continue
+        for variant in variants:
             key = f"{name}:{variant}"
             counted[key] = known.get(key) or count(name, variant)
             entries.append(_entry(name, variant, counted[key]))

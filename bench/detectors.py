@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import lane_models
-from bench.errors import BenchError
+from bench.errors import BenchError, one_line
 from bench.paper.releases import releases
 from bench.profile import Profile
 from lane_models.checkpoint import CheckpointError, MismatchError, read
@@ -35,6 +35,38 @@ def build(
     Raises BenchError or CheckpointError; random weights are never used, they would give a score of nothing.
     """
     name, variant = check(detector, variant, weights)
+    try:
+        found, words = _built(name, variant, weights, dataset)
+    except (AttributeError, TypeError, NotImplementedError) as error:  # of a detector that lacks something
+        raise _unusable(name, error) from error
+    if found.name != name:
+        raise BenchError(
+            f"lane_models/{name}: its detector calls itself {found.name!r}; set its class's name to the folder's"
+        )
+    return found, words
+
+
+def usable_variants(name: str) -> list[str]:
+    """The variants of a detector. Raises BenchError (one line) where its package cannot be used."""
+    try:
+        found = lane_models.variants(name)
+    except Exception as error:  # whatever somebody's own module raises
+        raise _unusable(name, error) from error
+    if any(len(variant) == 1 for variant in found):
+        raise BenchError(
+            f"lane_models/{name}: VARIANTS is {found}; expected names, such as VARIANTS = ('tiny',)"
+        )
+    return found
+
+
+def _unusable(name: str, error: Exception) -> BenchError:
+    return BenchError(
+        f"lane_models/{name}: cannot be used ({type(error).__name__}: {one_line(error)}); what it needs is in "
+        "docs/add-a-detector.md"
+    )
+
+
+def _built(name: str, variant: str | None, weights: Path | None, dataset: str) -> tuple[LaneDetector, str]:
     if weights is None or (weights.is_dir() and variant == EMBEDDED):
         return _embedded(name, variant)
     if weights.is_dir():
@@ -55,16 +87,18 @@ def check(detector: str, variant: str | None, weights: Path | None) -> tuple[str
     variant = own_variant or variant
     if name not in lane_models.names():
         raise BenchError(f"there is no detector {name!r}; choose one of {', '.join(lane_models.names())}")
-    if variant is not None and variant not in lane_models.variants(name):
-        known = ", ".join(lane_models.variants(name))
+    own = usable_variants(name)
+    if variant is not None and variant not in own:
+        known = ", ".join(own)
         raise BenchError(f"{name} has no variant {variant!r}; choose one of {known}")
     if weights is not None and not weights.exists():
         raise BenchError(f"{weights}: no such checkpoint; give a file, or a folder of checkpoints")
     embedded = variant or EMBEDDED
-    if weights is None and (
-        embedded not in lane_models.variants(name) or lane_models.shipped_weights(name, embedded) is None
-    ):
+    if weights is None and (embedded not in own or lane_models.shipped_weights(name, embedded) is None):
         who = f"{name}:{variant}" if variant else name
+        shipped = [f"{name}:{each}" for each in own if lane_models.shipped_weights(name, each)]
+        if shipped:
+            raise BenchError(f"{who} has no embedded weights; {' and '.join(shipped)} have")
         hint = f"; {_download(name)}" if any(release.detector == name for release in releases()) else ""
         raise BenchError(f"{who} has no embedded weights; give a checkpoint with --weights FILE{hint}")
     return name, variant

@@ -79,6 +79,12 @@ def measure(profile: Profile, name: str, folder: RunFolder, listener: Listener) 
     detector.model.to(profile.device)
     images = Subject(detector, data, profile, listener).calibration_images()
     heads = _heads(detector, images, profile.batch_size)
+    foreground = checked_foreground(detector, heads)
+    if not any(disturbed_positions(_a_weight_a_position(heads[k], foreground[k])).any() for k in heads):
+        raise BenchError(
+            f"{detector.name} {detector.variant}: no head has foreground and background on these images at a weight "
+            f"of {THRESHOLD:g}, so nothing can be measured; are the weights trained, on images like these?"
+        )
     measured = []
     for level in LEVELS:
         found = HeadNoise(

@@ -95,8 +95,14 @@ def checkpoint_jobs(folder: Path, detector: str | None, variant: str | None) -> 
         raise BenchError(f"--detector {detector}: choose one of {', '.join(lane_models.names())}")
     chosen = [r for r in releases() if detector in (None, r.detector) and variant in (None, r.variant)]
     if not chosen:
-        known = ", ".join(r.variant for r in releases() if r.detector == detector)
-        raise BenchError(f"--variant {variant}: no released checkpoint of {detector}; choose one of {known}")
+        known = [r.variant for r in releases() if r.detector == detector]
+        if not known:
+            raise BenchError(
+                f"--detector {detector}: nobody has released a checkpoint of it that is known here"
+            )
+        raise BenchError(
+            f"--variant {variant}: no released checkpoint of {detector}; choose one of {', '.join(known)}"
+        )
     jobs = {release.address: _checkpoint_job(folder, release) for release in chosen}
     return list(jobs.values())
 

@@ -13,10 +13,13 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
+from toy import ToyDetector
 
 import lane_models
 from bench import catalogue, cli
 from bench.catalogue import Entry, Size, as_csv, count, embedded_f1, plain, tables
+from bench.detectors import build
+from bench.errors import BenchError
 from bench.paper.releases import releases
 from selective_focus import MatMul
 
@@ -211,3 +214,38 @@ class TestOutput:
         bare = replace(entries[0], published=None, published_source="", embedded=None)
         assert plain([bare])[0]["published"] is None
         assert as_csv([bare]).splitlines()[1].endswith(",,,,")
+
+
+class TestADetectorThatIsNotFinished:
+    def test_a_package_that_cannot_be_imported(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """It is named in one line, and the list shows the others."""
+
+        def variants(name: str) -> list[str]:
+            if name == "scnn":
+                raise ImportError("no module named 'spam'")
+            return ["synthetic"]
+
+        monkeypatch.setattr(lane_models, "variants", variants)
+        monkeypatch.setattr(lane_models, "names", lambda: ["laneatt", "scnn"])
+        with pytest.raises(BenchError, match=r"lane_models/scnn: cannot be used .ImportError: no module"):
+            build("scnn")
+        with pytest.warns(UserWarning, match="left out: lane_models/scnn"):
+            assert [entry.detector for entry in catalogue.catalogue(tmp_path / "sizes.json")] == ["laneatt"]
+
+    def test_a_class_without_a_method_and_one_with_another_name(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def lacking(*_: object) -> None:
+            raise TypeError("Can't instantiate abstract class X with abstract method foreground")
+
+        monkeypatch.setattr(lane_models, "build", lacking)
+        with pytest.raises(BenchError, match=r"abstract method foreground.; what it needs is in docs"):
+            build("laneatt")
+        monkeypatch.setattr(lane_models, "build", lambda *_: ToyDetector())
+        with pytest.raises(BenchError, match="its detector calls itself 'toy'"):
+            build("laneatt")
+
+    def test_variants_that_are_letters(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lane_models, "variants", lambda name: list("tiny"))
+        with pytest.raises(BenchError, match="expected names"):
+            build("laneatt")

@@ -76,7 +76,9 @@ def inputs(name: str) -> torch.Tensor:
 
 
 def frame(detector: Any, split: str, index: int) -> torch.Tensor:
-    """A small variant's input of a scene, without the sky that it does not read."""
+    """A small variant's input of a scene, rendered without the sky where the detector says that it does not read it."""
+    if not hasattr(detector, "crop"):
+        return detector.transform(render(sample_scene(split, index)))
     return detector.crop.normalise(road(detector.crop, split, index))
 
 
