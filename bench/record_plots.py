@@ -205,10 +205,10 @@ def head_noise(levels: Sequence[HeadNoise]) -> Figure:
             range(len(measured.heads)), list(measured.heads), rotation=40, ha="right", rotation_mode="anchor"
         )
         axis.set_xlim(-0.5, len(measured.heads) - 0.5)
-        axis.set_ylim(bottom=0)
         axis.set_title(f"noise of {measured.level:g} sd")
         axis.grid(axis="x", visible=False)
     axes[0, 0].set_ylabel("Lane Distortion Score (px)")
+    axes[0, 0].set_ylim(bottom=0)  # of all: they share it
     legend_below(
         figure, [Line2D([], [], color=c, marker=m, linestyle="", label=s) for s, (_, c, m) in sides.items()]
     )
