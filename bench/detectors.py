@@ -37,7 +37,9 @@ def build(
     name, variant = check(detector, variant, weights)
     try:
         found, words = _built(name, variant, weights, dataset)
-    except (AttributeError, TypeError, NotImplementedError) as error:  # of a detector that lacks something
+    except (BenchError, CheckpointError):
+        raise
+    except (AttributeError, TypeError, ValueError) as error:  # of a detector that lacks something
         raise _unusable(name, error) from error
     if found.name != name:
         raise BenchError(
@@ -52,7 +54,7 @@ def usable_variants(name: str) -> list[str]:
         found = lane_models.variants(name)
     except Exception as error:  # whatever somebody's own module raises
         raise _unusable(name, error) from error
-    if any(len(variant) == 1 for variant in found):
+    if not found or not all(isinstance(variant, str) and len(variant) > 1 for variant in found):
         raise BenchError(
             f"lane_models/{name}: VARIANTS is {found}; expected names, such as VARIANTS = ('tiny',)"
         )
@@ -201,7 +203,10 @@ def _fits_none(name: str, closest: str | None, content: Any, path: Path) -> str:
 def _other_detector(name: str, content: Any) -> str:
     """Which other detector the weights fit, in words, if any."""
     for other in lane_models.names():
-        variant = variant_of(other, content) if other != name else None
+        try:
+            variant = variant_of(other, content) if other != name else None
+        except (AttributeError, TypeError, ImportError):  # somebody's unfinished detector
+            continue
         if variant is not None:
             return f"it fits {other} {variant}: give {other}:{variant} as the detector"
     return ""

@@ -16,6 +16,7 @@ from bench import environment
 from bench.checkpoint_check import check_weights
 from bench.data import SYNTHETIC_ROOT
 from bench.dataset_check import LISTED, check_culane, check_tusimple
+from bench.detectors import usable_variants
 from bench.errors import BenchError
 from bench.finding import Finding, bad, good, good_if, note
 from bench.metrics.routes import compiled_loops
@@ -139,7 +140,11 @@ def _machine(device: str) -> Iterator[Finding]:
 
 def _parts() -> Iterator[Finding]:
     for name in lane_models.names():
-        shipped = [v for v in lane_models.variants(name) if lane_models.shipped_weights(name, v)]
+        try:
+            shipped = [v for v in usable_variants(name) if lane_models.shipped_weights(name, v)]
+        except BenchError as error:
+            yield bad(str(error))
+            continue
         words = (
             f"embedded weights ({', '.join(shipped)})"
             if shipped

@@ -8,7 +8,7 @@ from statistics import fmean
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from bench.data import load_data
@@ -35,6 +35,13 @@ class Sides(BaseModel):
 
     foreground: list[float] = Field(min_length=1)
     background: list[float] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _of_the_same_images(self) -> Sides:
+        if len(self.foreground) != len(self.background):
+            raise ValueError("foreground and background: expected a value an image on both sides")
+        return self
+
     positions: float = 0.0
     """That were disturbed on either side, of an image on the mean."""
 
@@ -52,7 +59,7 @@ class HeadNoise(BaseModel):
     level: float = 0.0
     """Standard deviation of the noise, of the head's own."""
     threshold: float = THRESHOLD
-    heads: dict[str, Sides]
+    heads: dict[str, Sides] = Field(min_length=1)
 
     @property
     def words(self) -> str:
@@ -184,9 +191,10 @@ def read_all(folder: Path) -> list[HeadNoise]:
 
 
 def _heads(detector: LaneDetector, images: Tensor, batch: int) -> Heads:
+    """Of all images, on the CPU in single precision, where lanes are decoded."""
     with torch.no_grad():
-        parts = [detector.model(part) for part in images.split(batch)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        parts = [detector.heads(part) for part in images.split(batch)]
+    return {name: torch.cat([part[name].float().cpu() for part in parts]) for name in parts[0]}
 
 
 def _a_weight_a_position(head: Tensor, weight: Tensor) -> Tensor:

@@ -97,8 +97,12 @@ def reference_tables(path: Path, halves: bool = False) -> str:
     without = cells["method"].str.startswith("selective-focus-without")
     rows = zip(cells["detector"], cells["w_bits"], cells["a_bits"], strict=True)
     halved = set(zip(*(cells[without][name] for name in ("detector", "w_bits", "a_bits")), strict=True))
-    full = (cells["method"] == "selective-focus") & [row in halved for row in rows]
+    full = (cells["method"] == "selective-focus") & pd.Series(
+        [row in halved for row in rows], index=cells.index
+    )
     cells = cells[without | full] if halves else cells[~without]
+    if cells.empty:
+        return "Not run yet."
     parts = []
     measures = TUSIMPLE_MEASURES if set(cells["dataset"]) == {"tusimple"} else REFERENCE_MEASURES
     for column, factor, title in measures:

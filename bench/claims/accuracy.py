@@ -69,9 +69,9 @@ def gains(subjects: Sequence[Subject]) -> Iterator[Finding]:
 def _gains_from_equal_ranges(subject: Subject) -> Iterator[Finding]:
     """In context: labels that start Selective Focus from other ranges, against baselines that start from the same."""
     for bits in subject.bits:
-        for ours in (s for s in subject.at(bits) if s.method == METHOD and s.label != METHOD and s.ranges):
+        for ours in (s for s in subject.at(bits) if s.method == METHOD and s.label != METHOD):
             others = (s for s in subject.at(bits) if not s.is_selective_focus and s.ranges == ours.ranges)
-            best = _best(s for s in others if s.learns)
+            best = _best(others)
             if best is None or ours.ranges == subject.ranges_of(METHOD, bits):
                 continue
             measured = difference(ours, best)
@@ -158,8 +158,9 @@ def families(subjects: Sequence[Subject]) -> Iterator[Finding]:
     """C8: the mean gain over the best baselines in each family of detectors, and whether every family gains."""
     by_data: dict[str, list[Subject]] = defaultdict(list)
     for subject in subjects:
-        by_data[subject.data].append(subject)
-    for data, own in by_data.items():
+        by_data[subject.frames_digest].append(subject)
+    for own in by_data.values():
+        data = "; ".join(sorted({subject.data for subject in own}))
         for bits in dict.fromkeys(bits for subject in own for bits in subject.bits):
             found = [
                 finding
@@ -199,17 +200,17 @@ def _family_gain(family: str, members: Sequence[Subject], bits: str) -> Finding 
 
 
 def _every_family(found: Sequence[Finding], bits: str, data: str) -> Finding:
-    """As good as the family that gains least; not tested while one is missing."""
+    """As good as the family whose gain is least sure; not tested while one is missing."""
     tested = [f for f in found if f.measured is not None and f.verdict != "not tested"]
-    worst = min(tested, key=lambda f: f.measured.estimate if f.measured else 0.0, default=None)
+    worst = min(tested, key=lambda f: f.measured.low or 0.0 if f.measured else 0.0, default=None)
     missing = [name for name in FAMILIES if name not in {f.short for f in tested}]
     if worst is None or (missing and worst.verdict == "reproduced"):
         verdict, why = judge(None)[0], f"no three seeds of the {' and '.join(missing)} family"
     else:
-        verdict, why = worst.verdict, f"the {worst.short} family gains least: {worst.why}"
+        verdict, why = worst.verdict, f"the {worst.short} family is least sure to gain: {worst.why}"
     return Finding(
         "C8",
-        f"the least mean gain of {METHOD} over the families",
+        f"the mean gain of {METHOD} in the family where it is least sure",
         "least family",
         worst.subject if worst else "all",
         bits,

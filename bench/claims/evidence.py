@@ -102,6 +102,12 @@ class Subject:
         return self.detector if self.variant == "synthetic" else f"{self.detector} {self.variant}"
 
     @property
+    def frames_digest(self) -> str:
+        """Equal for subjects on the same test frames and device."""
+        cell = next(iter(self.settings[0].records.values())).cell if self.settings else {}
+        return canonical_json([cell.get(name) for name in ("dataset", "data_digest", "subset", "device")])
+
+    @property
     def data(self) -> str:
         """Words for what was measured."""
         return f"{self.dataset}, {self.images} frames, {self.weights} weights"
@@ -171,7 +177,7 @@ def gather(folders: Sequence[Path]) -> Evidence:
 def runs_in(folder: Path) -> list[Path]:
     """The run folders at or right below a folder."""
     candidates = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
-    runs = [path for path in candidates if any((path / "records").glob("*.json"))]
+    runs = [p for p in candidates if any(p.glob("records/*.json")) or any(p.glob("noise/*.json"))]
     if not runs:
         raise BenchError(f"{folder}: no records of a run there; start one with python -m bench run")
     return runs

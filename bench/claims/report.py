@@ -17,7 +17,7 @@ from bench.statistics import Interval
 
 COLUMNS = (
     *("claim", "statement", "subject", "bits", "data", "paper", "paper_status"),
-    *("measured", "low", "high", "unit", "seeds", "verdict", "why"),
+    *("measured", "low", "high", "unit", "seeds", "verdict", "in_context", "why"),
 )
 
 
@@ -38,7 +38,7 @@ def _frame(findings: Sequence[Finding]) -> pd.DataFrame:
         numbers = [measured.estimate, measured.low, measured.high]
         seeds = f.measured.seeds if f.measured is not None else None
         what = [f.claim, f.statement, f.subject, f.bits, f.data, f.paper.value, f.paper.status]
-        rows.append([*what, *numbers, f.unit, seeds, f.verdict, f.why])
+        rows.append([*what, *numbers, f.unit, seeds, f.verdict, f.in_context, f.why])
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"seeds": "Int64"})
 
 
@@ -113,6 +113,8 @@ def paper_text(paper: PaperValue) -> str:
 
 def _cells(f: Finding) -> list[str]:
     seeds = str(f.measured.seeds) if f.measured is not None else ""
+    if f.claim == "C5" and seeds:
+        seeds += " images"
     value = f"{value_text(f)} {f.unit}" if f.measured is not None else ""
     verdict = f"{f.verdict}, in context" if f.in_context else f"**{f.verdict}**"
     return [f.subject, f.bits, f.statement, paper_text(f.paper), value, seeds, verdict, f.why]
