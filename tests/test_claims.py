@@ -251,6 +251,13 @@ class TestClaims:
         assert (every.verdict, every.in_context) == ("reproduced", False)
         (missing,) = rows(gaining[:18], "C8", short="least family")
         assert (missing.verdict, missing.why) == ("not tested", "no three seeds of the segmentation family")
+        # a large gain that nobody can be sure of is worse than a small one that is sure
+        wide = [
+            *three("qdrop", 0.8, detector="scnn"),
+            *(measured(METHOD, hit, seed, detector="scnn") for seed, hit in enumerate((0.99, 0.7, 0.99))),
+        ]
+        (unsure,) = rows([*gaining[:18], *wide], "C8", short="least family")
+        assert (unsure.verdict, unsure.subject) == ("not reproduced", "scnn")
         losing = [*gaining[:18], *three("qdrop", 0.8, detector="scnn"), *three(METHOD, 0.7, detector="scnn")]
         (worst,) = rows(losing, "C8", short="least family")
         assert (worst.verdict, worst.subject) == ("not reproduced", "scnn")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -134,3 +135,24 @@ def test_the_profile_of_the_page_is_a_profile(tmp_path: Path) -> None:
         BenchError, match="no such key as 'seed'; expected some of name, description, detectors"
     ):
         load_profile(str(path))
+
+
+def test_no_page_has_a_gap_that_was_to_be_filled() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"@[A-Z]+@|TODO|Not run yet", text), page.name
+        assert not re.search(r"<!-- ([a-z-]+) -->\n<!-- /\1 -->", text), page.name
+
+
+def test_tables_of_pages_are_those_of_the_records() -> None:
+    """Written by scripts/fill_tables.py: nobody typed them, and nobody forgot to write them again."""
+    script = runpy.run_path(str(ROOT / "scripts" / "fill_tables.py"), run_name="fill_tables")
+    text = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+    for name in ("reference", "ranges", "reference-lstr"):
+        assert script["reference_tables"](ROOT / "results" / "reference" / name / "cells.csv") in text, name
+    halves = script["reference_tables"](
+        ROOT / "results" / "reference" / "reference" / "cells.csv", halves=True
+    )
+    assert halves in text
+    quick = script["quick_tables"](ROOT / "results" / "reference" / "quick" / "cells.csv")
+    assert quick in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -54,6 +54,10 @@ def test_the_verb_writes_a_file_a_level(tmp_path: Path, capsys: pytest.CaptureFi
         main(f"noise --detectors laneatt --calibration-images 2 --results {tmp_path} --name n".split())
     assert stop.value.code == 0
     assert "laneatt, 0.1 sd: offsets: foreground" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:  # as the verb advises, on a folder that holds nothing else
+        main(["claims", "--results", str(tmp_path / "n"), "--out", str(tmp_path / "out"), "--no-plots"])
+    assert stop.value.code == 0
+    assert "C5" in capsys.readouterr().out
     measured = read_all(tmp_path / "n")
     assert [found.level for found in measured] == [0.1, 0.3, 1.0]
     assert measured[0].data == "2 calibration images of synthetic"
