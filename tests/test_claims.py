@@ -268,7 +268,7 @@ class TestClaims:
             *three("qdrop", 0.05, detector="clrnet"),
             *three(METHOD, 0.3, detector="clrnet"),
         ]
-        (best,) = rows([*complete(), *destroyed], "C1", short="largest gain")
+        (best,) = rows([*complete(), *destroyed], "C1", short="surest gain")
         assert (best.subject, best.in_context) == ("laneatt (best)", True)
 
     def test_every_claim_is_there_even_without_evidence(self) -> None:

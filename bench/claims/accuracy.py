@@ -79,7 +79,7 @@ def _gains_from_equal_ranges(subject: Subject) -> Iterator[Finding]:
             yield Finding(
                 "C1",
                 f"F1 of {ours.label} less that of {best.label}, from the same ranges",
-                f"gain, {best.label}",
+                f"{ours.label.removeprefix(METHOD)[1:]}, less {best.label}",
                 subject.name,
                 bits,
                 subject.data,
@@ -93,7 +93,7 @@ def _gains_from_equal_ranges(subject: Subject) -> Iterator[Finding]:
 
 
 def _largest_gain(subjects: Sequence[Subject]) -> Iterator[Finding]:
-    """The largest gain at W4A4 of the detectors whose method keeps at least half of full precision."""
+    """The surest gain at W4A4 of the detectors whose method keeps at least half of full precision."""
     kept = [
         finding
         for subject in subjects
@@ -101,13 +101,13 @@ def _largest_gain(subjects: Sequence[Subject]) -> Iterator[Finding]:
         for finding in _gains_of(subject)
         if finding.bits == "W4A4" and finding.measured is not None and finding.verdict != "not tested"
     ]
-    best = max(kept, key=lambda f: f.measured.estimate if f.measured else 0.0, default=None)
+    best = max(kept, key=lambda f: f.measured.low or 0.0 if f.measured else 0.0, default=None)
     paper = paper_values.best_gain()
     verdict, why = judge(best.measured if best else None, paper.value)
     yield Finding(
         "C1",
-        "largest F1 gain over the best baseline, of all detectors that keep half of their F1",
-        "largest gain",
+        "the surest F1 gain over the best baseline, of all detectors that keep half of their F1",
+        "surest gain",
         "best of all" if best is None else f"{best.subject} (best)",
         "W4A4",
         best.data if best else "",
@@ -115,7 +115,7 @@ def _largest_gain(subjects: Sequence[Subject]) -> Iterator[Finding]:
         best.measured if best else None,
         "F1 points",
         verdict,
-        f"{why}; the largest of {len(kept)}, chosen afterwards, so its interval promises too much",
+        f"{why}; the surest of {len(kept)}, chosen afterwards, so its interval promises too much",
         in_context=True,
     )
 
