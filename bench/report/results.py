@@ -86,8 +86,6 @@ def _seconds(each: ResultRow) -> float | None:
 
 
 COLUMNS = (
-    Column("Run", lambda each: each.run),
-    Column("Data", lambda each: each.data),
     Column("Detector", lambda each: detector_words(each.row)),
     Column("Method", lambda each: each.row.method),
     Column("Bits", lambda each: each.row.bits),
@@ -105,6 +103,8 @@ COLUMNS = (
     Column("Reconstr. s", lambda each: _number(_seconds(each), 1), _seconds),
     Column("Memory MB", lambda each: _number(memory_mb(each.row), 0), lambda each: memory_mb(each.row)),
     Column("Seeds", lambda each: str(each.row.seeds), lambda each: each.row.seeds),
+    Column("Run", lambda each: each.run),
+    Column("Data", lambda each: each.data),
     Column("Status", lambda each: each.row.status),
 )
 
