@@ -86,7 +86,8 @@ def _unpacked(archive: Path, stage: Path, limits: Limits, pattern: str) -> Itera
     except ArchiveError:
         raise
     except FileExistsError as error:
-        raise ArchiveError(f"{archive}: holds {error.filename} twice; {_REFUSED}") from error
+        name = str(Path(error.filename).relative_to(stage))
+        raise ArchiveError(f"{archive}: holds {name!r} twice; {_REFUSED}") from error
     except Exception as error:  # what tarfile and zipfile say to damaged archives is open-ended
         if isinstance(error, OSError) and error.errno in (
             errno.ENOSPC,

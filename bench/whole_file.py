@@ -44,7 +44,8 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> str:
-    """One line on why a path cannot be written, and what to do."""
+    """One line on why a path cannot be written, and what to do; a name from an archive may hold a line break."""
+    path = Path(" ".join(str(path).splitlines()))
     if error.errno == errno.ENOSPC:
         return f"{path}: the disk is full; free some room or choose another folder (--results DIR for runs)"
     why = error.strerror or type(error).__name__

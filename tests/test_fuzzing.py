@@ -6,6 +6,7 @@ import io
 import json
 import random
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -48,12 +49,15 @@ def test_any_bytes(name: str, content: bytes, tmp_path: Path) -> None:
     READERS[name].accepts(content, tmp_path)
 
 
-def zip_of(name: str, flags: int = 0) -> bytes:
+def zip_of(name: str, flags: int = 0, times: int = 1) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        info = zipfile.ZipInfo()
-        info.filename = name
-        archive.writestr(info, b"1234")
+        for _ in range(times):
+            info = zipfile.ZipInfo()
+            info.filename = name
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # zipfile warns of a name that is there twice
+                archive.writestr(info, b"1234")
     content = bytearray(buffer.getvalue())
     for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         content[content.index(mark) + place] |= flags
@@ -87,6 +91,7 @@ FOUND: dict[str, tuple[str, Callable[[], bytes]]] = {
     "zip entry without a name": ("archive", lambda: zip_of("")),
     "zip entry with too long a name": ("archive", lambda: zip_of("a" * 300)),
     "encrypted zip": ("archive", lambda: zip_of("a", flags=1)),
+    "zip entry twice, with a line break in its name": ("archive", lambda: zip_of("a\nb", times=2)),
     "image of 60000x60000 in 100 bytes": ("image", lambda: png_that_says(60_000)),
     "image with a chunk of 2 GB": ("image", lambda: png_with_a_chunk_of(2**31 - 1)),
 }
