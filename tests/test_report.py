@@ -196,3 +196,27 @@ def test_bad_requests(options: dict[str, object], words: str, tmp_path: Path) ->
     with pytest.raises(BenchError, match=words):
         make_report(**{**given, "with_files": False, **options})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_within_a_larger_one_is_shown_once(tmp_path: Path) -> None:
+    small = [measured("fp32", 0.95), measured("minmax", 0.7)]
+    folder_of(tmp_path / "small", small)
+    folder_of(tmp_path / "large", [*small, measured("qdrop", 0.8)])
+    report = content.gather_report(tmp_path)
+    by_name = {run.name: run for run in report.runs}
+    assert sorted(row.row.method for row in report.rows) == ["fp32", "minmax", "qdrop"]
+    assert {row.run for row in report.rows} == {"large"}
+    assert by_name["small"].repeats
+    assert not by_name["small"].plots
+    assert "larger run" in " ".join(content.missing(by_name["small"]))
+    assert by_name["large"].plots
+    assert not by_name["large"].repeats
+
+
+def test_a_run_with_more_seeds_is_no_repeat(tmp_path: Path) -> None:
+    """Its mean is of other records than those of the larger run."""
+    folder_of(tmp_path / "more", [measured("qdrop", 0.8, seed=seed) for seed in (0, 1)])
+    folder_of(tmp_path / "wide", [measured("qdrop", 0.8), measured("minmax", 0.7), measured("fp32", 0.95)])
+    report = content.gather_report(tmp_path)
+    assert [row.run for row in report.rows].count("more") == 1
+    assert [row.run for row in report.rows].count("wide") == 3

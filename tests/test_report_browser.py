@@ -11,9 +11,12 @@ from typing import Any
 import cv2
 import pytest
 
+from bench.report import content, page
+
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (make setup)")
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402 - after the check that selenium is there
 
+ROOT = Path(__file__).resolve().parents[1]
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     BROWSER is None or DRIVER is None, reason="no browser: apt-get install chromium chromium-driver"
@@ -36,14 +39,18 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     driver.quit()
 
 
-@pytest.fixture
-def opened(browser: Any, toy_page: Path) -> Any:
+def open_page(browser: Any, page: Path) -> None:
     """A fresh page: on a busy machine ``get`` of the page that is open can return while the old one still answers."""
     browser.get("about:blank")
     browser.get_log("performance")
-    browser.get(toy_page.as_uri())
+    browser.get(page.as_uri())
     loaded = "return location.href === arguments[0] && document.readyState === 'complete'"
-    WebDriverWait(browser, 60).until(lambda each: each.execute_script(loaded, toy_page.as_uri()))
+    WebDriverWait(browser, 60).until(lambda each: each.execute_script(loaded, page.as_uri()))
+
+
+@pytest.fixture
+def opened(browser: Any, toy_page: Path) -> Any:
+    open_page(browser, toy_page)
     return browser
 
 
@@ -149,3 +156,17 @@ def test_everything_can_be_reached_by_keyboard_and_named(opened: Any) -> None:
     )
     assert ask(opened, unnamed) == []
     assert ask(opened, "[...document.querySelectorAll('.scroll')].every((e) => e.tabIndex === 0)")
+
+
+def test_the_report_of_the_committed_records_opens(browser: Any, tmp_path: Path) -> None:
+    """What ``make report`` writes, less the files for papers: below 15 MB, silent, every part filled."""
+    out = tmp_path / "report.html"
+    report = content.gather_report(ROOT / "results" / "reference")
+    page.write(report, out, with_files=False)
+    assert out.stat().st_size < page.MOST_MB * 2**20
+    open_page(browser, out)
+    assert browser.get_log("browser") == []
+    assert len(column(browser, "F1 %")) == len(report.rows) > 100
+    assert ask(browser, "document.querySelectorAll('figure.drawn svg').length") > 50
+    assert ask(browser, "document.querySelectorAll('#grid figure').length") > 5
+    assert ask(browser, "document.querySelectorAll('.claim .verdict').length") > 50

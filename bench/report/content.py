@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ class Run:
     plots: Sequence[Plot]
     gallery: Mapping[str, Any]
     records: Sequence[Record]
+    repeats: bool = False
+    """Whether a larger run beside it shows all of its rows, so that only its frames are shown."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,26 @@ def gather_report(folder: Path, root: Path | None = None) -> Report:
     evidence = gather([folder])
     findings = examine(evidence)
     times = [time for subject in evidence.subjects for time in time_to_reach(subject)]
-    runs = [_run(RunFolder(path), root) for path in runs_in(folder)]
+    runs = without_repeats([_run(RunFolder(path), root) for path in runs_in(folder)])
     return Report(runs, evidence, findings, list(plots_of_claims(findings, evidence, times)))
+
+
+def without_repeats(runs: Sequence[Run]) -> list[Run]:
+    """The runs, in their order, less the rows whose records all stand behind a row of a larger run.
+
+    A run that has no other rows loses its figures too: those of the larger one show the same. Its frames stay.
+    """
+    shown: list[set[str]] = []
+    left: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda run: -len(run.records)):
+        names = [{record.file_name for record in each.row.records} for each in run.rows]
+        new = [not any(own and own <= other for other in shown) for own in names]
+        rows = [each for each, is_new in zip(run.rows, new, strict=True) if is_new]
+        shown += names
+        left[run.name] = replace(
+            run, rows=rows, plots=run.plots if rows else [], repeats=bool(names and not rows)
+        )
+    return [left[run.name] for run in runs]
 
 
 def _run(folder: RunFolder, root: Path | None) -> Run:
@@ -186,7 +206,11 @@ def _headline(subject: str, best: Row, others: Sequence[Row], full: float | None
 def missing(run: Run) -> list[str]:
     """A sentence for each kind of figure, and of frames, that the records of a run do not allow."""
     present = {plot.kind for plot in run.plots} | {"claims", "overlay"}
+    if run.repeats:
+        present |= set(KINDS)
     said = [f"{title}: {why}." for kind, (title, why) in KINDS.items() if kind not in present]
+    if run.repeats:
+        said.append("Rows and figures: its cells are all among those of a larger run on this page.")
     done = [r for r in run.records if r.status == "done" and r.cell["method"] != "fp32"]
     if done and not any(record.extremes for record in done):
         said.append(
