@@ -16,6 +16,12 @@ COLOURS = {
     "selective-focus-without-sgf": "#882255",
     "selective-focus-without-sas": "#117733",
     "selective-focus-without-both": "#AA4499",
+    "omse-for-lanes": "#44AA99",
+    "qdrop-clipped": "#6699CC",
+    "qdrop-for-lanes": "#1B3F73",
+    "selective-focus-clipped": "#999933",
+    "selective-focus-for-lanes": "#661100",
+    "selective-focus-plus-uniform": "#CC6677",
 }
 MARKERS = {
     "fp32": "*",
@@ -46,6 +52,12 @@ LABELS = {
     "selective-focus-without-sgf": "SF without SGF",
     "selective-focus-without-sas": "SF without SAS",
     "selective-focus-without-both": "SF without both",
+    "omse-for-lanes": "OMSE, ranges for lanes",
+    "qdrop-clipped": "QDrop, clipped ranges",
+    "qdrop-for-lanes": "QDrop, ranges for lanes",
+    "selective-focus-clipped": "SF, clipped ranges",
+    "selective-focus-for-lanes": "SF, ranges for lanes",
+    "selective-focus-plus-uniform": "SF+, uniform ranges",
 }
 ANNOTATED = "#FFFFFF"
 _OTHER = ("#117733", "#882255", "#AA4499", "#DDCC77")

@@ -134,10 +134,14 @@ def test_light_and_dark(opened: Any) -> None:
     assert ask(opened, back) != before
 
 
+def show_at(browser: Any, width: int) -> None:
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_it_fits_the_screen(opened: Any, width: int, tmp_path: Path) -> None:
-    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    show_at(opened, width)
     assert ask(opened, "document.documentElement.scrollWidth") <= width
     assert opened.save_screenshot(str(tmp_path / "page.png"))
     shot = cv2.imread(str(tmp_path / "page.png"))
@@ -170,3 +174,6 @@ def test_the_report_of_the_committed_records_opens(browser: Any, tmp_path: Path)
     assert ask(browser, "document.querySelectorAll('figure.drawn svg').length") > 50
     assert ask(browser, "document.querySelectorAll('#grid figure').length") > 5
     assert ask(browser, "document.querySelectorAll('.claim .verdict').length") > 50
+    show_at(browser, 390)
+    assert ask(browser, "document.documentElement.scrollWidth") <= 390
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

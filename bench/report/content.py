@@ -94,26 +94,26 @@ def gather_report(folder: Path, root: Path | None = None) -> Report:
     evidence = gather([folder])
     findings = examine(evidence)
     times = [time for subject in evidence.subjects for time in time_to_reach(subject)]
-    runs = without_repeats([_run(RunFolder(path), root) for path in runs_in(folder)])
+    found = [_run(RunFolder(path), root) for path in runs_in(folder)]
+    runs = without_repeats(sorted(found, key=lambda run: -len(run.records)))
     return Report(runs, evidence, findings, list(plots_of_claims(findings, evidence, times)))
 
 
 def without_repeats(runs: Sequence[Run]) -> list[Run]:
-    """The runs, in their order, less the rows whose records all stand behind a row of a larger run.
+    """The runs, which come largest first, less the rows whose records all stand behind a row of a larger run.
 
     A run that has no other rows loses its figures too: those of the larger one show the same. Its frames stay.
     """
     shown: list[set[str]] = []
-    left: dict[str, Run] = {}
-    for run in sorted(runs, key=lambda run: -len(run.records)):
+    left = []
+    for run in runs:
         names = [{record.file_name for record in each.row.records} for each in run.rows]
         new = [not any(own and own <= other for other in shown) for own in names]
         rows = [each for each, is_new in zip(run.rows, new, strict=True) if is_new]
         shown += names
-        left[run.name] = replace(
-            run, rows=rows, plots=run.plots if rows else [], repeats=bool(names and not rows)
-        )
-    return [left[run.name] for run in runs]
+        repeats = bool(names and not rows)
+        left.append(replace(run, rows=rows, plots=run.plots if rows else [], repeats=repeats))
+    return left
 
 
 def _run(folder: RunFolder, root: Path | None) -> Run:
