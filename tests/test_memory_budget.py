@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from toy import ToyDetector, ToyNet
 
+import lane_models
 from selective_focus import quantize
 from selective_focus.quantization.cache_plan import UnitSize, plan_caches, unit_sizes
 from selective_focus.quantization.config import ConfigurationError
@@ -82,6 +83,35 @@ def test_sizes_by_hand():
     assert sizes["a"] == UnitSize(inputs=3 * pixels, outputs=2 * pixels, live=0), "the image is not counted"
     assert sizes["b"] == UnitSize(inputs=2 * pixels, outputs=pixels, live=2 * pixels)
     assert sizes["c"] == UnitSize(inputs=pixels, outputs=2 * pixels, live=pixels + 2 * pixels)
+
+
+class Between(nn.Module):
+    """What no module gave is held by the forward method until its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        doubled = 2 * self.a(x)
+        return {"out": self.b(doubled.relu()), "scaled": doubled * self.a.weight.view(-1)[0]}
+
+
+def test_sizes_see_what_no_module_gave():
+    """An attention computed by functions was missed, and the peak came to twice what had been planned."""
+    model = Between()
+    sizes = unit_sizes(model, torch.zeros(1, 3, 8, 16), {"b": model.b})
+    pixels = 8 * 16 * 4
+    assert sizes["b"] == UnitSize(inputs=2 * pixels, outputs=4 * pixels, live=2 * 2 * pixels)
+
+
+def test_laneatt_holds_no_attention_while_its_heads_run():
+    detector = lane_models.untrained("laneatt", "synthetic")
+    heads = ("reg_layer", "cls_layer")
+    units = {name: detector.model.get_submodule(name) for name in heads}
+    sizes = unit_sizes(detector.model, torch.zeros(1, 3, *detector.input_size), units)
+    assert sizes["reg_layer"].live == sizes["reg_layer"].inputs
+    assert sizes["cls_layer"].live == sizes["cls_layer"].inputs + sizes["reg_layer"].outputs
 
 
 MIB = 2**20

@@ -105,15 +105,21 @@ class LaneATT(nn.Module):
         self._readable.copy_(torch.from_numpy(readable))
 
     def forward(self, x: Tensor) -> Heads:
-        pooled = self._pool(self.conv1(self.feature_extractor(x)))
-        attention = _insert_diagonal(self.softmax(self.attention_layer(pooled)))
-        features = torch.cat([self.attend(attention, pooled), pooled], dim=2)
+        features = self._attended(self._pool(self.conv1(self.feature_extractor(x))))
         regression = self.reg_layer(features)
         return {
             "classification": self.cls_layer(features),
             "length": regression[..., :1],
             "offsets": regression[..., 1:],
         }
+
+    def _attended(self, pooled: Tensor) -> Tensor:
+        """[N, A, F] -> [N, A, 2 F]: beside every anchor's features those of all others, as it attends to them.
+
+        Apart from ``forward`` so that the attention of all pairs is given back before the heads run.
+        """
+        attention = _insert_diagonal(self.softmax(self.attention_layer(pooled)))
+        return torch.cat([self.attend(attention, pooled), pooled], dim=2)
 
     def _pool(self, features: Tensor) -> Tensor:
         """[N, C, h, w] -> [N, A, C * R]: the map's values along every anchor, from the top, channel by

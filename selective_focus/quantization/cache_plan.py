@@ -12,14 +12,15 @@ The budget is for what grows with the number of calibration images. The images t
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 MIB = 2**20
 
@@ -99,39 +100,55 @@ def plan_caches(
     return CachePlan(budget, caches, passes, restart, on_disk)
 
 
+class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Remembers, without keeping it alive, the memory behind every tensor that an operation gives.
+
+    Outputs of modules alone would miss what a forward method computes outside of any module and holds for later:
+    an attention over all priors is the largest tensor of LaneATT.
+    """
+
+    def __init__(self, apart: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._sizes: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._apart = {tensor.untyped_storage()._cdata for tensor in apart}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = function(*args, **(kwargs or {}))
+        for tensor in _tensors(output):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self._apart:
+                reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+                self._sizes[reference.cdata] = reference, storage.nbytes()
+        return output
+
+    def alive(self) -> int:
+        """Bytes that something still refers to."""
+        self._sizes = {key: each for key, each in self._sizes.items() if not each[0].expired()}  # type: ignore[no-untyped-call]
+        return sum(size for _, size in self._sizes.values())
+
+
 def unit_sizes(model: nn.Module, example: Tensor, units: Mapping[str, nn.Module]) -> dict[str, UnitSize]:
     """Sizes of every unit from one forward pass of one image ``example`` [1, 3, H, W].
 
-    ``live`` counts the unit's inputs and those outputs of modules that something still refers to; tensors
-    that a forward method computed outside of any module and keeps for later are not seen.
+    ``live`` counts whatever the pass has computed and still refers to, weights and the image left out.
     """
     found: dict[str, list[int]] = {}
-    seen: list[weakref.ref[Tensor]] = []
-    image = example.untyped_storage().data_ptr()
+    storages = _Storages([example, *model.parameters(), *model.buffers()])
 
     def before(name: str, args: Any, kwargs: Any) -> None:
-        arguments = _tensors((args, kwargs))
-        alive = [tensor for one in seen if (tensor := one()) is not None]
-        inputs = sum(tensor.nbytes for tensor in arguments)
-        found[name] = [inputs, 0, _storage_bytes([*arguments, *alive], image)]
+        found[name] = [_bytes((args, kwargs)), 0, storages.alive()]
 
-    def after(name: str | None, output: Any) -> None:
-        outputs = _tensors(output)
-        seen.extend(weakref.ref(tensor) for tensor in outputs)
-        if name is not None:
-            found[name][1] = sum(tensor.nbytes for tensor in outputs)
+    def after(name: str, output: Any) -> None:
+        found[name][1] = _bytes(output)
 
-    names = {id(module): name for name, module in units.items()}
     handles: list[Any] = []
-    for module in model.modules():
-        name = names.get(id(module))
-        if name is not None:
-            handles.append(
-                module.register_forward_pre_hook(lambda _, a, k, n=name: before(n, a, k), with_kwargs=True)
-            )
+    for name, module in units.items():
+        handles.append(
+            module.register_forward_pre_hook(lambda _, a, k, n=name: before(n, a, k), with_kwargs=True)
+        )
         handles.append(module.register_forward_hook(lambda _, a, output, n=name: after(n, output)))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), storages:
             model(example)
     finally:
         for handle in handles:
@@ -143,8 +160,5 @@ def _tensors(values: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
-def _storage_bytes(tensors: Iterable[Tensor], apart: int) -> int:
-    """Bytes of the tensors' storages, each counted once; without the one at address ``apart``."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    storages.pop(apart, None)
-    return sum(storages.values())
+def _bytes(values: Any) -> int:
+    return sum(tensor.nbytes for tensor in _tensors(values))
