@@ -5,7 +5,10 @@ from selective_focus.methods import Method
 
 
 def run(job: QuantizationJob) -> None:
-    """Analytical ranges from statistics of all calibration images (the authors' collected mode)."""
+    """Analytical ranges from statistics of all calibration images together.
+
+    The authors' collected mode averages those of batches.
+    """
     job.quantize_weights()
     job.calibrate_activations()
 

@@ -5,7 +5,10 @@ from selective_focus.methods import Method
 
 
 def run(job: QuantizationJob) -> None:
-    """One joint phase; ``keep_probability`` is the chance that an element stays quantized."""
+    """One joint phase; ``keep_probability`` is the chance that an element stays quantized.
+
+    Weights start from the range search that all methods share; the authors' own is ``weight_range="mse-grid"``.
+    """
     job.quantize_weights()
     job.calibrate_activations()
     job.reconstruct_units(job.reconstruction.unit, weights=True, scales=True)

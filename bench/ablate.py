@@ -119,8 +119,8 @@ def write(folder: RunFolder, rows: Sequence[Variant], left_out: Sequence[str]) -
     lines = [
         "# Readings of Selective Focus",
         "",
-        "Differences are F1 points to the unchanged method, with 95 % intervals: a paired bootstrap over frames and",
-        "seeds (over frames alone where there is one seed).",
+        "Differences are F1 points to the unchanged method, with 95 % intervals: a paired bootstrap over frames,",
+        "joined with Student's t over seeds where there are several.",
         "",
         "| " + " | ".join(header) + " |",
         "|" + " --- |" * len(header),

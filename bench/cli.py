@@ -221,7 +221,7 @@ def disturb_heads(
     weights: Annotated[Path | None, typer.Option(help="Checkpoint file, or a folder of checkpoints.")] = None,
     dataset: Annotated[str | None, typer.Option(help="synthetic, culane or tusimple.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
-    calibration_images: CalibrationOption = 64,
+    calibration_images: CalibrationOption = None,
     device: DeviceOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the profile's.")] = None,
     results: ResultsOption = RUNS,

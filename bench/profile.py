@@ -45,6 +45,8 @@ class Profile(BaseModel):
     A table with ``method = NAME`` is a label: that method with other options, shown under a name of its own in tables
     and plots. It starts from NAME's own table (``inherited``).
     """
+    budgets: str | None = None
+    """A profile that comes with the benchmark: every table of ``methods`` starts from the one that it has there."""
     bits: list[str] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
     seeds_at: dict[str, list[int]] = {}
@@ -121,9 +123,27 @@ def load_profile(profile: str, **overrides: Any) -> Profile:
     ``methods`` may be given as a list of names: options come from the profile's tables. Raises BenchError.
     """
     path = _profile_path(profile)
+    values = _read(path)
+    values.setdefault("name", path.stem)
+    budgets = _budgets(values.get("budgets"), path)
+    values["methods"] = inherited(completed(values.get("methods", {}), budgets))
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if "seeds" in given:
+        given.setdefault("seeds_at", {})
+    if "methods" in given:
+        tables = values.get("methods", {})
+        given["methods"] = {name: tables.get(name, budgets.get(name, {})) for name in given["methods"]}
+    try:
+        return Profile.model_validate({**values, **given})
+    except ValidationError as error:
+        raise BenchError(_first_complaint(error, path, set(given))) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The values of a TOML file. Raises BenchError."""
     try:
         with path.open("rb") as file:
-            values: dict[str, Any] = tomllib.load(file)
+            return tomllib.load(file)
     except (
         ValueError,
         RecursionError,
@@ -131,24 +151,33 @@ def load_profile(profile: str, **overrides: Any) -> Profile:
         raise BenchError(f"{path}: not a readable TOML file ({one_line(error)[:200]})") from error
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror})") from error
-    values.setdefault("name", path.stem)
-    values["methods"] = inherited(values.get("methods", {}))
-    given = {key: value for key, value in overrides.items() if value is not None}
-    if "seeds" in given:
-        given.setdefault("seeds_at", {})
-    if "methods" in given:
-        tables = values.get("methods", {})
-        given["methods"] = {name: tables.get(name, {}) for name in given["methods"]}
-    try:
-        return Profile.model_validate({**values, **given})
-    except ValidationError as error:
-        raise BenchError(_first_complaint(error, path, set(given))) from error
+
+
+def _budgets(name: Any, path: Path) -> dict[str, dict[str, Any]]:
+    """The tables of the profile that ``budgets`` names. Raises BenchError for one that does not exist."""
+    if name is None:
+        return {}
+    if name not in profile_names() or PROFILES / f"{name}.toml" == path:
+        raise BenchError(f"{path}: budgets: expected {' or '.join(profile_names())}, not {name!r}")
+    return load_profile(name).methods
+
+
+def completed(tables: Any, budgets: dict[str, dict[str, Any]]) -> Any:
+    """Tables of methods, each laid over the one of the same name in ``budgets``."""
+    if not _are_tables(tables):
+        return tables
+    return {label: {**budgets.get(label, {}), **own} for label, own in tables.items()}
+
+
+def _are_tables(tables: Any) -> bool:
+    """False: refused, with its place, when the profile is checked."""
+    return isinstance(tables, dict) and all(isinstance(own, dict) for own in tables.values())
 
 
 def inherited(tables: Any) -> Any:
     """Tables of methods, each with ``method = NAME`` completed by what NAME's own table says."""
-    if not isinstance(tables, dict) or not all(isinstance(own, dict) for own in tables.values()):
-        return tables  # refused, with its place, when the profile is checked
+    if not _are_tables(tables):
+        return tables
     bases = {label: str(own.get("method", "")) for label, own in tables.items()}
     return {label: {**tables.get(bases[label], {}), **own} for label, own in tables.items()}
 

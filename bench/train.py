@@ -53,7 +53,7 @@ REPORT_EVERY = 50
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One training run; the defaults are those of the shipped weights.
+    """One training run. What the shipped weights took instead of a default is in `scripts/train_synthetic.py`.
 
     ``steps`` is part of the learning-rate schedule, so it cannot change on the way.
     """

@@ -350,6 +350,8 @@ class QuantizationJob:
                 )
                 function, on_disk = unit.bind(self.float_model), unit.name in plan.on_disk
                 data = gather(unit.name, calls, len(self.images), function, keep_float=mixed, on_disk=on_disk)
+                # zip never asks its second list to its end: that would keep all images' inputs while passes advance
+                del calls
                 try:
                     yield unit, data
                 finally:

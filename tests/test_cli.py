@@ -328,6 +328,29 @@ class TestProfiles:
         assert profile.methods == {"qdrop": {"iterations": 7}, "minmax": {}}
         assert (profile.name, profile.bits) == ("mine", ["w4a4"])
 
+    def test_budgets_of_another_profile(self, tmp_path: Path) -> None:
+        path = tmp_path / "mine.toml"
+        path.write_text(
+            'detectors=["toy"]\nbits=["w4a4"]\nseeds=[0]\nbudgets="quick"\n'
+            '[methods.qdrop]\niterations=7\n[methods.qdrop-clipped]\nmethod="qdrop"\nactivation_range="aciq"\n'
+        )
+        quick = load_profile("quick").methods
+        assert quick["qdrop"]["iterations"] > 7, "else this says nothing"
+        profile = load_profile(str(path), methods=["qdrop-clipped", "brecq"])
+        assert profile.options_of("qdrop-clipped") == {
+            **quick["qdrop"],
+            "iterations": 7,
+            "activation_range": "aciq",
+        }
+        assert profile.options_of("brecq") == quick["brecq"], "also of a method that the file does not name"
+
+    @pytest.mark.parametrize("budgets", ['"mine"', '"nowhere"', "3", "[]"])
+    def test_budgets_that_do_not_exist(self, tmp_path: Path, budgets: str) -> None:
+        path = tmp_path / "mine.toml"
+        path.write_text(f'detectors=["toy"]\nbits=["w4a4"]\nseeds=[0]\nbudgets={budgets}\n[methods.fp32]\n')
+        with pytest.raises(BenchError, match=r"mine\.toml: budgets: expected .*quick.*, not "):
+            load_profile(str(path))
+
     def test_a_label_is_a_method_with_other_options(self, tmp_path: Path) -> None:
         path = tmp_path / "mine.toml"
         path.write_text(

@@ -70,7 +70,7 @@ class Branches(nn.Module):
         self.up = nn.Upsample(scale_factor=2)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        first = self.a(x)
+        first = self.a(x[:, :])  # a view of the image
         last = self.c(self.b(first))
         return {"out": self.up(last) + first.repeat(1, 4, 1, 1)}
 
@@ -91,10 +91,15 @@ class Between(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 4, 1)
+        self.register_buffer("factors", torch.ones(1, 2, 1, 1))
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        factor, weight = (
+            self.factors.flatten()[0],
+            self.a.weight.flatten()[0],
+        )  # views of no memory of their own
         doubled = 2 * self.a(x)
-        return {"out": self.b(doubled.relu()), "scaled": doubled * self.a.weight.view(-1)[0]}
+        return {"out": self.b(doubled.relu()), "scaled": doubled * factor * weight}
 
 
 def test_sizes_see_what_no_module_gave():

@@ -200,17 +200,30 @@ def test_bad_requests(options: dict[str, object], words: str, tmp_path: Path) ->
 
 def test_a_run_within_a_larger_one_is_shown_once(tmp_path: Path) -> None:
     small = [measured("fp32", 0.95), measured("minmax", 0.7)]
-    folder_of(tmp_path / "small", small)
+    folder_of(tmp_path / "a-small", small)
     folder_of(tmp_path / "large", [*small, measured("qdrop", 0.8)])
     report = content.gather_report(tmp_path)
     by_name = {run.name: run for run in report.runs}
     assert sorted(row.row.method for row in report.rows) == ["fp32", "minmax", "qdrop"]
     assert {row.run for row in report.rows} == {"large"}
-    assert by_name["small"].repeats
-    assert not by_name["small"].plots
-    assert "larger run" in " ".join(content.missing(by_name["small"]))
+    assert by_name["a-small"].repeats == 2
+    assert not by_name["a-small"].plots
+    assert content.missing(by_name["a-small"])[0].startswith("2 rows: the same measurements")
     assert by_name["large"].plots
     assert not by_name["large"].repeats
+
+
+def test_what_is_no_repeat_stays(tmp_path: Path) -> None:
+    """A measurement made again, and a row with an unfinished seed."""
+    first = measured("qdrop", 0.8)
+    again = first.model_copy(update={"finished": "2001-01-01T00:00:00+00:00"})
+    folder_of(tmp_path / "large", [first, measured("fp32", 0.95)])
+    folder_of(tmp_path / "again", [again])
+    failed = measured("qdrop", 0.8, seed=1).model_copy(update={"status": "failed", "result": None})
+    folder_of(tmp_path / "failed", [first, failed])
+    rows = content.gather_report(tmp_path).rows
+    assert [row.row.status for row in rows if row.run == "failed"] == ["failed"]
+    assert [row.row.method for row in rows if row.run == "again"] == ["qdrop"]
 
 
 def test_a_run_with_more_seeds_is_no_repeat(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_test_frames_are_those_of_the_record(limits: tuple[int | None, int | Non
 
 
 def test_a_rule_that_a_profile_would_cut_further_needs_another_profile() -> None:
-    """This label is in reference.toml alone, which takes 200 frames of each category."""
+    """This label is in reference.toml alone, which takes 50 frames of each category."""
     label = "selective-focus-without-sgf"
     known = {"base": "selective-focus", "settings": of_profile("reference", label)}
     made = again("reference", [measured(label, **known)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -134,21 +135,30 @@ def test_light_and_dark(opened: Any) -> None:
     assert ask(opened, back) != before
 
 
-def show_at(browser: Any, width: int) -> None:
+@contextmanager
+def shown_at(browser: Any, width: int) -> Iterator[None]:
+    """A screen of this width, with everything laid out: what is skipped or clipped cannot be too wide."""
     screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    browser.execute_script(
+        "document.querySelectorAll('.drawn, .made, .grid > figure')"
+        ".forEach((each) => { each.style.contentVisibility = 'visible'; })"
+    )
+    try:
+        yield
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_it_fits_the_screen(opened: Any, width: int, tmp_path: Path) -> None:
-    show_at(opened, width)
-    assert ask(opened, "document.documentElement.scrollWidth") <= width
-    assert opened.save_screenshot(str(tmp_path / "page.png"))
+    with shown_at(opened, width):
+        assert ask(opened, "document.documentElement.scrollWidth") <= width
+        assert opened.save_screenshot(str(tmp_path / "page.png"))
     shot = cv2.imread(str(tmp_path / "page.png"))
     assert shot is not None
     assert shot.shape[1] == width
     assert shot.std() > 5
-    opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_everything_can_be_reached_by_keyboard_and_named(opened: Any) -> None:
@@ -174,6 +184,5 @@ def test_the_report_of_the_committed_records_opens(browser: Any, tmp_path: Path)
     assert ask(browser, "document.querySelectorAll('figure.drawn svg').length") > 50
     assert ask(browser, "document.querySelectorAll('#grid figure').length") > 5
     assert ask(browser, "document.querySelectorAll('.claim .verdict').length") > 50
-    show_at(browser, 390)
-    assert ask(browser, "document.documentElement.scrollWidth") <= 390
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    with shown_at(browser, 390):
+        assert ask(browser, "document.documentElement.scrollWidth") <= 390

@@ -67,7 +67,7 @@ def gains(subjects: Sequence[Subject]) -> Iterator[Finding]:
 
 
 def _gains_from_equal_ranges(subject: Subject) -> Iterator[Finding]:
-    """In context: labels that start Selective Focus from other ranges, against baselines that start from the same."""
+    """In context: labels that start Selective Focus from other ranges, against baselines of that kind."""
     for bits in subject.bits:
         for ours in (s for s in subject.at(bits) if s.method == METHOD and s.label != METHOD):
             others = (s for s in subject.at(bits) if not s.is_selective_focus and s.ranges == ours.ranges)
@@ -78,7 +78,7 @@ def _gains_from_equal_ranges(subject: Subject) -> Iterator[Finding]:
             verdict, why = judge(measured)
             yield Finding(
                 "C1",
-                f"F1 of {ours.label} less that of {best.label}, from the same ranges",
+                f"F1 of {ours.label} less that of {best.label}, from ranges of the same kind",
                 f"{ours.label.removeprefix(METHOD)[1:]}, less {best.label}",
                 subject.name,
                 bits,

@@ -56,8 +56,8 @@ class Run:
     plots: Sequence[Plot]
     gallery: Mapping[str, Any]
     records: Sequence[Record]
-    repeats: bool = False
-    """Whether a larger run beside it shows all of its rows, so that only its frames are shown."""
+    repeats: int = 0
+    """How many of its rows are left out, because a run before it shows the same measurements."""
 
 
 @dataclass(frozen=True)
@@ -100,19 +100,22 @@ def gather_report(folder: Path, root: Path | None = None) -> Report:
 
 
 def without_repeats(runs: Sequence[Run]) -> list[Run]:
-    """The runs, which come largest first, less the rows whose records all stand behind a row of a larger run.
+    """The runs in their order, less the rows whose measurements all stand behind one row of an earlier run.
 
-    A run that has no other rows loses its figures too: those of the larger one show the same. Its frames stay.
+    A run that has no other rows loses the figures that are drawn from rows too. Its frames stay, and so does noise.
     """
-    shown: list[set[str]] = []
+    shown: list[set[tuple[str, str]]] = []
     left = []
     for run in runs:
-        names = [{record.file_name for record in each.row.records} for each in run.rows]
-        new = [not any(own and own <= other for other in shown) for own in names]
-        rows = [each for each, is_new in zip(run.rows, new, strict=True) if is_new]
-        shown += names
-        repeats = bool(names and not rows)
-        left.append(replace(run, rows=rows, plots=run.plots if rows else [], repeats=repeats))
+        own = [{(record.file_name, record.finished) for record in each.row.records} for each in run.rows]
+        seen = [
+            each.row.status == "done" and any(measured and measured <= other for other in shown)
+            for each, measured in zip(run.rows, own, strict=True)
+        ]
+        rows = [each for each, is_seen in zip(run.rows, seen, strict=True) if not is_seen]
+        plots = [plot for plot in run.plots if rows or not run.rows or plot.kind == "noise"]
+        shown += own
+        left.append(replace(run, rows=rows, plots=plots, repeats=sum(seen)))
     return left
 
 
@@ -206,11 +209,11 @@ def _headline(subject: str, best: Row, others: Sequence[Row], full: float | None
 def missing(run: Run) -> list[str]:
     """A sentence for each kind of figure, and of frames, that the records of a run do not allow."""
     present = {plot.kind for plot in run.plots} | {"claims", "overlay"}
-    if run.repeats:
+    if run.repeats and not run.rows:
         present |= set(KINDS)
     said = [f"{title}: {why}." for kind, (title, why) in KINDS.items() if kind not in present]
     if run.repeats:
-        said.append("Rows and figures: its cells are all among those of a larger run on this page.")
+        said.append(f"{run.repeats} rows: the same measurements are shown with another run on this page.")
     done = [r for r in run.records if r.status == "done" and r.cell["method"] != "fp32"]
     if done and not any(record.extremes for record in done):
         said.append(

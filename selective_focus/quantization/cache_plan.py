@@ -6,7 +6,7 @@ network still needs. If the sum is over the budget, units that do not fit are ca
 unfinished passes alone do not fit, every unit's inputs are computed from the images again (more time, no passes
 to hold). Neither changes a single bit of the result.
 
-The budget is for what grows with the number of calibration images. The images themselves, one forward pass of
+The budget is for the caches. The images themselves, the full-precision heads of all of them, one forward pass of
 ``chunk_size`` images and one training step come on top.
 """
 
@@ -104,8 +104,11 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
     """Remembers, without keeping it alive, the memory behind every tensor that an operation gives.
 
     Outputs of modules alone would miss what a forward method computes outside of any module and holds for later:
-    an attention over all priors is the largest tensor of LaneATT.
+    an attention over all priors is the largest tensor of LaneATT. What does not depend on the images, a code of
+    positions computed in the forward pass for instance, is taken for one image's: the plan errs on the safe side.
     """
+
+    supports_higher_order_operators = True
 
     def __init__(self, apart: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -115,6 +118,8 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = function(*args, **(kwargs or {}))
         for tensor in _tensors(output):
+            if tensor.layout != torch.strided:
+                continue  # has no storage of its own
             storage = tensor.untyped_storage()
             if storage._cdata not in self._apart:
                 reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]

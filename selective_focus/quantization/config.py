@@ -29,7 +29,7 @@ def parse_bits(bits: str) -> tuple[int, int]:
     """ "w4a8" -> (4, 8). 32 means floating point.
 
     Raises:
-        ConfigurationError: for anything but w<1..8 or 32>a<2..8 or 32>.
+        ConfigurationError: for anything but w<2..8 or 32>a<2..8 or 32>.
     """
     match = re.fullmatch(r"w(\d+)a(\d+)", bits.strip().lower())
     widths = (int(match[1]), int(match[2])) if match else (0, 0)

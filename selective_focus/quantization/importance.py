@@ -1,7 +1,7 @@
 """Which activations matter: ranges from values drawn in proportion to what an error in them does to the outputs.
 
 A range search that weighs all activations alike serves the largest and the most frequent ones. In a lane detector
-those are the background's: in CLRNet's head proposals off the lanes reach a hundred times as far as those on them,
+those are the background's: in CLRNet's head proposals off the lanes reach sixty times as far as those on them,
 and a range for the former leaves the latter a code or two. The importance of an activation is the diagonal of the
 Gauss-Newton matrix of a quadratic loss of the outputs, estimated by the square of one gradient of a random
 combination of them (Hutchinson 1990). Range searches weighed by gradients: PTQ4ViT (Yuan et al. 2022). That the
