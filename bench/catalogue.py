@@ -147,7 +147,9 @@ def embedded_f1(weights: Path) -> tuple[float | None, str]:
         return None, ""
     if any(f"- {name}: {value}" not in text.splitlines() for name, value in facts.items()):
         return None, f"{card.name} is about other weights; scripts/train_synthetic.py --card writes it again"
-    found = re.search(r"on (\d+ synthetic test frames).*?\| \*\*all\*\* \| ([\d.]+) ", text, re.DOTALL)
+    found = re.search(
+        r"on the first (\d+ synthetic test frames).*?\| \*\*all\*\* \| ([\d.]+) ", text, re.DOTALL
+    )
     return (float(found[2]) / 100, f"{found[1]} ({card.name})") if found else (None, "")
 
 

@@ -155,7 +155,8 @@ def write_card(
         "",
         "## Accuracy in full precision",
         "",
-        f"CULane F1 (IoU 0.5 of 30 px wide strokes) on {len(synthetic.lanes)} synthetic test frames, 1640 x 590:",
+        f"CULane F1 (IoU 0.5 of 30 px wide strokes) on the first {len(synthetic.lanes)} synthetic test frames, "
+        "1640 x 590:",
         "",
         *f1_table(synthetic.counts()),
     ]

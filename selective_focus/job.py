@@ -40,7 +40,7 @@ from selective_focus.quantization.layers import (
     quantized_modules,
 )
 from selective_focus.quantization.learnable import Learnable, dropping
-from selective_focus.quantization.lockstep import Lockstep, Restarted
+from selective_focus.quantization.lockstep import Lockstep, Restarted, give_back_freed_memory
 from selective_focus.quantization.reconstruct import optimise
 from selective_focus.quantization.rows import MappedRows, MemoryRows
 from selective_focus.quantization.unit_data import UnitData, gather
@@ -333,6 +333,7 @@ class QuantizationJob:
             quantized=not float_inputs,
             mixed=mixed,
             weighted=weighted,
+            image_bytes=self.images.nbytes,
         )
         self.log.caches.append(plan.to_dict())
         passes: type[Lockstep | Restarted] = Restarted if plan.restart else Lockstep
@@ -342,6 +343,8 @@ class QuantizationJob:
             if lead is not None:
                 stack.enter_context(lead)
             for unit in units:
+                if tidy:
+                    give_back_freed_memory(True)
                 calls = zip(
                     repeat(None) if lead is None else lead.advance_to(unit.name),
                     target.advance_to(unit.name),
@@ -352,6 +355,8 @@ class QuantizationJob:
                 data = gather(unit.name, calls, len(self.images), function, keep_float=mixed, on_disk=on_disk)
                 # zip never asks its second list to its end: that would keep all images' inputs while passes advance
                 del calls
+                if tidy:
+                    give_back_freed_memory(False)
                 try:
                     yield unit, data
                 finally:

@@ -30,7 +30,7 @@ CARD = """# toy synthetic
 
 ## Accuracy in full precision
 
-CULane F1 (IoU 0.5 of 30 px wide strokes) on 450 synthetic test frames, 1640 x 590:
+CULane F1 (IoU 0.5 of 30 px wide strokes) on the first 450 synthetic test frames, 1640 x 590:
 
 | category | F1 | precision | recall | TP | FP | FN |
 | --- | --- | --- | --- | --- | --- | --- |

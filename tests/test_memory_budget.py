@@ -142,6 +142,16 @@ def test_plans_by_hand(budget, restart, on_disk, planned):
     assert budget is None or planned <= budget
 
 
+def test_the_images_are_within_the_budget():
+    plans = [
+        plan_caches(SIZES, 10, 129 + images_mb, quantized=True, mixed=True, image_bytes=images_mb * MIB)
+        for images_mb in (0, 7)
+    ]
+    assert plans[0].on_disk == plans[1].on_disk == {"large"}
+    assert not plans[1].restart
+    assert plan_caches(SIZES, 10, 5, quantized=True, mixed=True, image_bytes=7 * MIB).restart
+
+
 def test_float_passes_alone_take_less():
     plan = plan_caches(SIZES, 10, None, quantized=False, mixed=False)
     assert plan.to_dict()["planned_mb"] == 10 * (4 + 1 + 2)
@@ -170,10 +180,12 @@ def test_a_budget_changes_no_bit_and_leaves_no_file(method, images, tmp_path, mo
     reference, log = quantize(ToyDetector(), images, method, **SETTINGS)
     assert all(plan["passes"] == "kept" and not plan["units_on_disk"] for plan in log.caches)
     least, most = (choose(plan["unlimited_mb"] for plan in log.caches) for choose in (min, max))
+    images_mb = images.nbytes / MIB
     open_files = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else None
     seen = set()
     for budget in (0.7 * least, 0.7 * most, 1e-6):
-        quantized, log = quantize(ToyDetector(), images, method, memory_budget_mb=budget, **SETTINGS)
+        options = {**SETTINGS, "memory_budget_mb": images_mb + budget}
+        quantized, log = quantize(ToyDetector(), images, method, **options)
         assert all(plan["planned_mb"] <= budget for plan in log.caches)
         seen |= {plan["passes"] for plan in log.caches if plan["units_on_disk"]}
         with torch.no_grad():

@@ -49,6 +49,19 @@ class BasicBlock(nn.Module):
         return self.relu2(self.bn2(self.conv2(x)) + shortcut)
 
 
+class Chain(nn.Sequential):
+    """A Sequential that runs the Sequentials in it block by block.
+
+    Whoever calls a Sequential holds its input until it has ended: a block would have its stage's input beside its own.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in self:
+            for block in stage if isinstance(stage, nn.Sequential) else (stage,):
+                x = block(x)
+        return x
+
+
 class ResNet(nn.Module):
     """[N, 3, H, W] -> the outputs of the stages, by default at strides 4, 8, 16, 32.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lane_models.backbones.cifar_resnet import CifarResNet
 from lane_models.backbones.fpn import Pyramid
-from lane_models.backbones.resnet import BLOCKS, ResNet, initialise
+from lane_models.backbones.resnet import BLOCKS, Chain, ResNet, initialise
 from lane_models.laneatt.anchors import Anchors, anchor_xs, feature_columns
 from lane_models.road_crop import RoadCrop
 from selective_focus import Heads, MatMul
@@ -144,4 +144,4 @@ def _backbone(config: LaneATTConfig) -> tuple[nn.Module, int]:
     resnet = ResNet(BLOCKS[config.depth], config.width)
     if config.neck is not None:
         return Pyramid(resnet, config.neck), config.neck
-    return nn.Sequential(*resnet.children()), resnet.channels[-1]
+    return Chain(*resnet.children()), resnet.channels[-1]

@@ -6,8 +6,8 @@ network still needs. If the sum is over the budget, units that do not fit are ca
 unfinished passes alone do not fit, every unit's inputs are computed from the images again (more time, no passes
 to hold). Neither changes a single bit of the result.
 
-The budget is for the caches. The images themselves, the full-precision heads of all of them, one forward pass of
-``chunk_size`` images and one training step come on top.
+The budget is for these and for the images themselves. The program, the network, the full-precision heads of all
+images, one forward pass of ``chunk_size`` images and one training step come on top.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CachePlan:
     """What is kept where, decided before anything is computed."""
 
     budget: float | None
-    """Bytes; None: no limit."""
+    """Bytes, those of the images included; None: no limit."""
     caches: dict[str, int]
     """unit -> bytes of its cache."""
     passes: dict[str, int]
@@ -74,6 +74,7 @@ def plan_caches(
     quantized: bool,
     mixed: bool,
     weighted: bool = False,
+    image_bytes: int = 0,
 ) -> CachePlan:
     """Decide what is kept where.
 
@@ -84,6 +85,7 @@ def plan_caches(
         quantized: units are fed from the quantized network (else only full-precision passes run).
         mixed: they are fed from both.
         weighted: a weight is kept for every element of the output.
+        image_bytes: what the calibration images themselves take of the budget.
     """
     networks = 1 + quantized
     copies = 1 + (quantized and mixed)
@@ -94,9 +96,10 @@ def plan_caches(
     if budget_mb is None:
         return CachePlan(None, caches, passes, False, frozenset())
     budget = budget_mb * MIB
-    restart = max(passes.values(), default=0) > budget
+    room = budget - image_bytes
+    restart = max(passes.values(), default=0) > room
     held = dict.fromkeys(sizes, 0) if restart else passes
-    on_disk = frozenset(name for name in sizes if held[name] + caches[name] > budget)
+    on_disk = frozenset(name for name in sizes if held[name] + caches[name] > room)
     return CachePlan(budget, caches, passes, restart, on_disk)
 
 
