@@ -315,7 +315,7 @@ class TestProfiles:
     def test_quick_is_what_the_readme_promises(self) -> None:
         quick = load_profile("quick")
         learning = ["adaround", "brecq", "qdrop", "selective-focus", "selective-focus-plus"]
-        assert list(quick.methods) == ["fp32", "minmax", "omse", *learning]
+        assert list(quick.methods) == ["fp32", "minmax", "omse", "aciq", *learning]
         assert quick.detectors == ["laneatt", "clrnet", "bezierlanenet", "scnn", "condlanenet"]
         assert (quick.bits, quick.seeds, quick.calibration_images) == (["w4a4", "w3a3"], [0], 128)
 
