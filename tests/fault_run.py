@@ -73,6 +73,7 @@ class Markers:
 
 def run_with(fault: str, place: Path) -> None:
     """The run in ``place`` with a fault ("" for none). Ends the process."""
+    data.SYNTHETIC_ROOT = Path("frames")  # not at import: tests of the same process would render here
     os.chdir(place)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     torch.set_num_threads(1)
@@ -224,4 +225,3 @@ FAULTS: dict[str, Callable[[dict[str, Any]], None]] = {
     "NaN loss": not_a_number,
     "disk full, evaluation": at_marker("minmax evaluated 2", fill_the_disk),
 }
-data.SYNTHETIC_ROOT = Path("frames")
