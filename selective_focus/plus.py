@@ -5,8 +5,9 @@
          + c the focused loss of Selective Focus                          (also ends of lanes, and what has no decoding)
 
 Class heads and decoded x are what the detector declares (``class_axes``, ``geometry``); a detector that declares
-neither has Selective Focus's loss alone. Ranges are searched each activation weighed by what it does to the heads where
-lanes are (``lane_importance.py``). The rest, from dropping to learning the step sizes, is Selective Focus.
+neither has Selective Focus's loss alone. Before, the channels of every layer's input are brought half-way together
+(``quantization/equalise.py``), and ranges are searched each activation weighed by what it does to the heads where lanes
+are (``lane_importance.py``). The rest, from dropping to learning the step sizes, is Selective Focus.
 """
 
 from __future__ import annotations
@@ -93,10 +94,10 @@ def run(job: QuantizationJob) -> None:
 
 METHOD = Method(
     "selective-focus-plus",
-    "Selective Focus with its loss on lane probabilities and decoded x, and ranges where the lanes are",
+    "Selective Focus with its loss on lane probabilities and decoded x, inputs equalised, ranges where the lanes are",
     run,
     source="ours; see docs/method.md",
-    quantization={"activation_importance": "lanes"},
+    quantization={"activation_importance": "lanes", "activation_equalisation": 0.5},
     reconstruction={"unit": "network", "keep_probability": 0.5},
     options=PlusOptions,
 )

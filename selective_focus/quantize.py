@@ -22,6 +22,7 @@ from selective_focus.quantization.config import (
     ReconstructionConfig,
     parse_bits,
 )
+from selective_focus.quantization.equalise import equalise_inputs
 from selective_focus.quantization.wrap import example_input, twin_models
 
 
@@ -98,6 +99,8 @@ def quantize(
         settings.method,
         progress,
     )
+    if settings.quantization.activation_equalisation > 0:
+        equalise_inputs(job.model, job.chunks(), settings.quantization.activation_equalisation)
     found.run(job)
     log.looking_s = sum(unit.get("looking_seconds", 0.0) for unit in log.units)
     log.reconstruction_s = time.perf_counter() - started - log.looking_s

@@ -151,6 +151,8 @@ def _check_fit(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
         channels = layer.rows(layer.float_weight).shape[:1]
         for stored in (layer.weight_scale, layer.weight_zero_point):
             added |= dict.fromkeys(named[id(stored)], channels)
+        names = [name.removesuffix("weight_scale") for name in named[id(layer.weight_scale)]]
+        added |= {f"{name}input_scale": layer.input_channels for name in names}
         if layer.layer.bias is None:
             groups = getattr(layer.layer, "groups", 1) if layer.channel_axis else 1
             weights = named[id(layer.layer.weight)]
@@ -186,11 +188,13 @@ def _names_in_state(model: nn.Module) -> dict[int, list[str]]:
 
 
 def _check_grids(model: nn.Module) -> None:
-    """Raises ValueError for a weight that is not on its grid, or a grid that is none."""
+    """Raises ValueError for a weight that is not on its grid, or a scale that is none."""
     for name, layer in quantized_layers(model).items():
         grid, rows = layer.weight_grid, layer.rows(weight_of(layer.layer).detach())
         if grid is not None and not torch.equal(fake_quantize(rows, grid), rows):
             raise SavedStateError(f"the weight of {name} is not on its grid")
+        if layer.input_scale is not None and not bool((layer.input_scale > 0).all()):
+            raise SavedStateError(f"the input of {name} is divided by a number that is not above 0")
 
 
 def _grids(model: nn.Module) -> dict[str, dict[str, Any]]:

@@ -53,6 +53,7 @@ PER_TENSOR = {"weight_per_channel": False, "weight_symmetric": True}
         *((method, {}) for method in QUANTIZING),
         *((method, change) for method in ("minmax", "qdrop") for change in (PER_TENSOR, {"bits": "w32a8"})),
         ("adaround", {"bits": "w4a32"}),
+        *((method, {"activation_equalisation": 0.5}) for method in ("omse", "qdrop", "bias-correction")),
     ],
 )
 def test_a_file_gives_the_same_bits(method, options, images, tmp_path):

@@ -49,17 +49,18 @@ class Setting:
     @property
     def ours(self) -> bool:
         """Whether this is Selective Focus, a variation of it, or holds a part of ours, and so is no baseline."""
-        return self.is_selective_focus or self.ranges_for_lanes
+        return self.is_selective_focus or self.ranges_for_lanes or self.ranges[2] > 0
 
     @property
     def is_selective_focus(self) -> bool:
         return self.method.startswith("selective-focus")
 
     @property
-    def ranges(self) -> tuple[str, str]:
-        """How its activations' ranges are found, and what they are searched for."""
+    def ranges(self) -> tuple[str, str, float]:
+        """How its activations' ranges are found, what they are searched for, and how far channels are equalised."""
         found = self.options.get("quantization", {})
-        return found.get("activation_range", ""), found.get("activation_importance", "")
+        kind, importance = found.get("activation_range", ""), found.get("activation_importance", "")
+        return kind, importance, found.get("activation_equalisation", 0.0)
 
     @property
     def ranges_for_lanes(self) -> bool:
@@ -124,7 +125,7 @@ class Subject:
         """The setting of a method or label."""
         return next((setting for setting in self.at(bits) if setting.label == label), None)
 
-    def ranges_of(self, label: str, bits: str) -> tuple[str, str] | None:
+    def ranges_of(self, label: str, bits: str) -> tuple[str, str, float] | None:
         """Those of a method or label, if it is there."""
         setting = self.find(label, bits)
         return None if setting is None else setting.ranges

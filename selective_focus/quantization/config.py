@@ -91,6 +91,9 @@ class QuantizationConfig:
     activation_importance: ActivationImportance = "uniform"
     """Of the values that a range is searched on: all the same, or each by what an error in it does to the heads where
     lanes are ("lanes": ``lane_importance.py``; ours)."""
+    activation_equalisation: float = 0.0
+    """How far the channels of every layer's input are brought together before they are quantized, their differences
+    taken over by the weight (``equalise.py``): 0 not at all, 1 until their largest values are the same."""
     percentile: float = 99.99
     aciq_density: Density = "laplace"
     histogram_bins: int = 2048
@@ -99,6 +102,10 @@ class QuantizationConfig:
 
     def __post_init__(self) -> None:
         _check_choices(self)
+        if not 0.0 <= self.activation_equalisation <= 1.0:
+            raise ConfigurationError(
+                f"activation_equalisation={self.activation_equalisation}: expected a value in 0..1"
+            )
 
     def weight_bits_for(self, *, first: bool, output: bool) -> int:
         """Bits of one layer's weight; the exceptions never lower the width that was asked for."""

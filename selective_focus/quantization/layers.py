@@ -114,6 +114,8 @@ class QuantizedLayer(nn.Module):
     float_weight: Tensor
     weight_scale: Tensor
     weight_zero_point: Tensor
+    input_scale: Tensor | None
+    """What each channel of the input is divided by before it is quantized [C]; the weight has been multiplied by it."""
 
     def __init__(self, layer: nn.Module, weight_bits: int, activation_bits: int) -> None:
         super().__init__()
@@ -121,9 +123,11 @@ class QuantizedLayer(nn.Module):
         self.input = ActivationQuantizer(activation_bits)
         self.weight_bits = weight_bits
         self.channel_axis = 1 if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d) else 0
+        self.input_axis = -1 if isinstance(layer, nn.Linear) else 1
         self.register_buffer("float_weight", weight_of(layer).detach().clone(), persistent=False)
         self.register_buffer("weight_scale", torch.ones(()))
         self.register_buffer("weight_zero_point", torch.zeros(()))
+        self.register_buffer("input_scale", None)
         self._codes: tuple[int, int] | None = None
         self.rounding: nn.Parameter | None = None
         self._floor: Tensor | None = None
@@ -138,6 +142,8 @@ class QuantizedLayer(nn.Module):
 
     def forward(self, x: Tensor, *rest: Any) -> Any:
         """The layer's own call, its first argument quantized."""
+        if self.input_scale is not None:
+            x = x / self.input_scale.view(-1, *[1] * (x.ndim - 2 if self.input_axis == 1 else 0))
         x = self.input(x)
         if self.live_weight is None:
             return self.layer(x, *rest)
@@ -165,11 +171,25 @@ class QuantizedLayer(nn.Module):
         self._codes = (qmin, qmax) if quantized else None
         self.rounding = self._floor = self.live_weight = None
 
+    def divide_input(self, scale: Tensor) -> None:
+        """Divide the input by ``scale`` [C], channel by channel, from now on, and multiply the float weight by it.
+
+        For a layer that is linear in its input, before its weight has a grid.
+        """
+        columns = self.float_weight.movedim(1 - self.channel_axis, -1)
+        self.float_weight = (columns * scale).movedim(-1, 1 - self.channel_axis).contiguous()
+        self.use_float_weight()
+        self.input_scale = scale.detach().clone()
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Make room first for what a quantized layer has and a freshly wrapped one has not.
 
-        That is a scale for every output channel, and the bias that bias correction may have added.
+        That is a scale for every output channel, one for every input channel where they were equalised, and the bias
+        that bias correction may have added.
         """
+        divided = state_dict.get(f"{prefix}input_scale")
+        fits = isinstance(divided, Tensor) and divided.shape == self.input_channels
+        self.input_scale = self.float_weight.new_empty(self.input_channels) if fits else None
         shapes = (torch.Size(), self.rows(self.float_weight).shape[:1])
         for name in ("weight_scale", "weight_zero_point"):
             stored = state_dict.get(prefix + name)
@@ -179,6 +199,11 @@ class QuantizedLayer(nn.Module):
         if isinstance(bias, Tensor) and bias.ndim == 1 and self.layer.bias is None:
             self.layer.bias = nn.Parameter(self.float_weight.new_empty(bias.shape), requires_grad=False)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    @property
+    def input_channels(self) -> torch.Size:
+        """[C], of the input of a layer of one group."""
+        return self.float_weight.shape[1 - self.channel_axis :][:1]
 
     def rows(self, weight: Tensor) -> Tensor:
         """The weight with its output channels first."""
