@@ -171,15 +171,21 @@ def write_card(
 
 
 def _curve(weights: Path) -> list[str]:
-    """The lines that show the training curve, drawn from NAME_curve.csv beside the weights; none without it."""
+    """The lines that show the training curve, drawn from NAME_curve.csv beside the weights; none without it.
+
+    Lines of the table that start with # say what there is to know about it.
+    """
     table = weights.with_name(f"{weights.stem}_curve.csv")
     if not table.is_file():
         return []
     picture = table.with_suffix(".png")
-    figure = draw_curve(pd.read_csv(table, index_col="step"))
+    figure = draw_curve(pd.read_csv(table, index_col="step", comment="#"))
     figure.savefig(picture, dpi=110)
     plt.close(figure)
-    return ["", f"![Loss by step]({picture.name})", "", f"Loss terms of one batch, by step ({table.name})."]
+    text = table.read_text(encoding="utf-8")
+    notes = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
+    said = " ".join([f"Loss terms of one batch, by step ({table.name}).", *notes])
+    return ["", f"![Loss by step]({picture.name})", "", said]
 
 
 def draw_curve(terms: pd.DataFrame) -> Figure:

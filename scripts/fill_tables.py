@@ -3,7 +3,7 @@
     python scripts/fill_tables.py
 
 results/reference/quick/cells.csv (a run of make reproduce-table) goes into README.md between its markers, a line a
-detector and bit setting, results/reference/{reference,ranges}/cells.csv into docs/findings.md, and
+detector and bit setting, results/reference/{reference,ranges,equalisation}/cells.csv into docs/findings.md, and
 results/reference/quick-settings.csv (scripts/choose_settings.py) into docs/settings.md.
 """
 
@@ -148,7 +148,7 @@ def main() -> int:
     try:
         between(ROOT / "README.md", "quick-table", quick_tables(REFERENCE / "quick" / "cells.csv"))
         findings = ROOT / "docs" / "findings.md"
-        for name in ("reference", "ranges", "reference-lstr"):
+        for name in ("reference", "ranges", "equalisation", "reference-lstr"):
             run = REFERENCE / name / "cells.csv"
             if run.exists():
                 between(findings, name, reference_tables(run))

@@ -305,7 +305,16 @@ def test_list_and_doctor_look_around(capsys: pytest.CaptureFixture[str]) -> None
 
 class TestProfiles:
     def test_every_shipped_profile_is_valid(self) -> None:
-        names = ["ablations", "full", "quick", "ranges", "reference", "reference-lstr", "steps"]
+        names = [
+            "ablations",
+            "equalisation",
+            "full",
+            "quick",
+            "ranges",
+            "reference",
+            "reference-lstr",
+            "steps",
+        ]
         assert profile_names() == names
         for name in profile_names():
             profile = load_profile(name)

@@ -92,7 +92,7 @@ class QuantizationConfig:
     """Of the values that a range is searched on: all the same, or each by what an error in it does to the heads where
     lanes are ("lanes": ``lane_importance.py``; ours)."""
     activation_equalisation: float = 0.0
-    """How far the channels of every layer's input are brought together before they are quantized, their differences
+    """How far the channels of a convolution's input are brought together before they are quantized, their differences
     taken over by the weight (``equalise.py``): 0 not at all, 1 until their largest values are the same."""
     percentile: float = 99.99
     aciq_density: Density = "laplace"

@@ -1,6 +1,6 @@
 """Equalised inputs: the channels of a layer's input brought closer together before one step size serves them all.
 
-With s_c of channel c, a layer that is linear in its input gives the same for x_c / s_c and weights W_c s_c, so the
+With s_c of channel c, a convolution gives the same for x_c / s_c and weights W_c s_c, so the
 division can be left to whatever writes x. Activations have one step size a tensor, weights one a row: a channel that
 stays ten times smaller than its neighbours has one code of eight at three bits, and s_c gives it more. What the
 weights pay is learned around. Related: cross-layer equalisation (Nagel et al. 2019), for the weights of neighbouring
@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selective_focus.quantization.config import FLOAT_BITS
 from selective_focus.quantization.layers import QuantizedLayer, quantized_layers
@@ -25,10 +25,11 @@ LIMIT = 8.0
 """A channel is made at most this much larger or smaller against the others: weights have few bits, too."""
 
 
-def equalise_inputs(model: torch.nn.Module, chunks: Sequence[Tensor], exponent: float) -> int:
-    """Divide the input of every layer of few activation bits channel by channel, and multiply its weight.
+def equalise_inputs(model: nn.Module, chunks: Sequence[Tensor], exponent: float) -> int:
+    """Divide the input of every convolution of few activation bits channel by channel, and multiply its weight.
 
-    Before any range is searched, with nothing quantized yet. Layers of several groups are left as they are.
+    Before any range is searched, with nothing quantized yet. Linear layers are left as they are: in a lane detector
+    they read proposals, and the largest values are those of proposals off the lanes. So are layers of several groups.
 
     Args:
         chunks: calibration images, [N, 3, H, W] each.
@@ -64,12 +65,12 @@ def equalising_scale(peaks: Tensor, exponent: float, limit: float = LIMIT) -> Te
 
 
 def _can_be_equalised(layer: QuantizedLayer) -> bool:
-    few = layer.input.bits != FLOAT_BITS and layer.input.bits < ENOUGH_BITS
-    return few and getattr(layer.layer, "groups", 1) == 1
+    of_maps = layer.float_weight.ndim > 2 and getattr(layer.layer, "groups", 1) == 1
+    return of_maps and layer.input.bits != FLOAT_BITS and layer.input.bits < ENOUGH_BITS
 
 
 def _see(peaks: dict[QuantizedLayer, Tensor], layer: QuantizedLayer, args: tuple[Any, ...]) -> None:
     """Keep the largest absolute value of each input channel, over all images and calls of a layer."""
-    channels = args[0].detach().movedim(layer.input_axis, 0).flatten(1)
+    channels = args[0].detach().movedim(1, 0).flatten(1)
     peak = channels.abs().amax(1)
     peaks[layer] = torch.maximum(peaks[layer], peak) if layer in peaks else peak

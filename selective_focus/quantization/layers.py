@@ -123,7 +123,6 @@ class QuantizedLayer(nn.Module):
         self.input = ActivationQuantizer(activation_bits)
         self.weight_bits = weight_bits
         self.channel_axis = 1 if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d) else 0
-        self.input_axis = -1 if isinstance(layer, nn.Linear) else 1
         self.register_buffer("float_weight", weight_of(layer).detach().clone(), persistent=False)
         self.register_buffer("weight_scale", torch.ones(()))
         self.register_buffer("weight_zero_point", torch.zeros(()))
@@ -143,7 +142,7 @@ class QuantizedLayer(nn.Module):
     def forward(self, x: Tensor, *rest: Any) -> Any:
         """The layer's own call, its first argument quantized."""
         if self.input_scale is not None:
-            x = x / self.input_scale.view(-1, *[1] * (x.ndim - 2 if self.input_axis == 1 else 0))
+            x = x / self.input_scale.view(-1, *[1] * (x.ndim - 2))
         x = self.input(x)
         if self.live_weight is None:
             return self.layer(x, *rest)
@@ -172,9 +171,9 @@ class QuantizedLayer(nn.Module):
         self.rounding = self._floor = self.live_weight = None
 
     def divide_input(self, scale: Tensor) -> None:
-        """Divide the input by ``scale`` [C], channel by channel, from now on, and multiply the float weight by it.
+        """Divide the input [N, C, ...] by ``scale`` [C] from now on, and multiply the float weight by it.
 
-        For a layer that is linear in its input, before its weight has a grid.
+        For a convolution of one group, before its weight has a grid.
         """
         columns = self.float_weight.movedim(1 - self.channel_axis, -1)
         self.float_weight = (columns * scale).movedim(-1, 1 - self.channel_axis).contiguous()
