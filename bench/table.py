@@ -16,6 +16,7 @@ from scipy import stats
 from bench.cells import canonical_json
 from bench.paper import paper_f1
 from bench.paper.releases import published_f1
+from bench.same_code import known_code
 from bench.statistics import FrameCounts, Interval, mean_f1
 from bench.store import Record, RunFolder
 from bench.whole_file import write_whole
@@ -355,7 +356,8 @@ def _notes(group: Sequence[Record], rows: Sequence[Row], left_out: int) -> tuple
 
 
 def _identity(record: Record, names: Iterable[str]) -> str:
-    return canonical_json({name: record.cell[name] for name in names})
+    cell = {**record.cell, "code": known_code(record.cell)}
+    return canonical_json({name: cell[name] for name in names})
 
 
 def _order(row: Row) -> tuple[object, ...]:

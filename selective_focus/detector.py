@@ -137,6 +137,8 @@ class QuantizationLog:
     """Block-wise methods: the memory that each phase's cached activations were estimated to take, and the plan."""
     focused_ranges: int = 0
     """Activation ranges that were found by importance; the others, if any, by the plain search."""
+    equalised_inputs: int = 0
+    """Layers whose input is divided channel by channel before it is quantized."""
     float_operations: list[str] = field(default_factory=list)
     """Parameterised or product layers that were left in floating point."""
 

@@ -5,8 +5,8 @@
          + c the focused loss of Selective Focus                          (also ends of lanes, and what has no decoding)
 
 Class heads and decoded x are what the detector declares (``class_axes``, ``geometry``); a detector that declares
-neither has Selective Focus's loss alone. Before, the channels of every convolution's input are brought half-way
-together (``quantization/equalise.py``), and ranges are searched each activation weighed by what it does to the heads
+neither has Selective Focus's loss alone. Before, the channels of convolutions' inputs are brought half-way together
+(``quantization/equalise.py``), and ranges are searched each activation weighed by what it does to the heads
 where lanes are (``lane_importance.py``). The rest, from dropping to learning the step sizes, is Selective Focus.
 """
 

@@ -99,8 +99,9 @@ def quantize(
         settings.method,
         progress,
     )
-    if settings.quantization.activation_equalisation > 0:
-        equalise_inputs(job.model, job.chunks(), settings.quantization.activation_equalisation)
+    log.equalised_inputs = equalise_inputs(
+        job.model, job.chunks(), settings.quantization.activation_equalisation
+    )
     found.run(job)
     log.looking_s = sum(unit.get("looking_seconds", 0.0) for unit in log.units)
     log.reconstruction_s = time.perf_counter() - started - log.looking_s

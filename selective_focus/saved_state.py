@@ -151,8 +151,6 @@ def _check_fit(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
         channels = layer.rows(layer.float_weight).shape[:1]
         for stored in (layer.weight_scale, layer.weight_zero_point):
             added |= dict.fromkeys(named[id(stored)], channels)
-        names = [name.removesuffix("weight_scale") for name in named[id(layer.weight_scale)]]
-        added |= {f"{name}input_scale": layer.input_channels for name in names}
         if layer.layer.bias is None:
             groups = getattr(layer.layer, "groups", 1) if layer.channel_axis else 1
             weights = named[id(layer.layer.weight)]
@@ -193,7 +191,8 @@ def _check_grids(model: nn.Module) -> None:
         grid, rows = layer.weight_grid, layer.rows(weight_of(layer.layer).detach())
         if grid is not None and not torch.equal(fake_quantize(rows, grid), rows):
             raise SavedStateError(f"the weight of {name} is not on its grid")
-        if layer.input_scale is not None and not bool((layer.input_scale > 0).all()):
+        scale = layer.input_scale
+        if scale is not None and not bool(((scale > 0) & (1 / scale).isfinite()).all()):
             raise SavedStateError(f"the input of {name} is divided by a number that is not above 0")
 
 
@@ -204,10 +203,13 @@ def _grids(model: nn.Module) -> dict[str, dict[str, Any]]:
         if grid is not None:
             kind = "per channel" if grid.per_channel else "per tensor"
             found[name] = {"bits": layer.weight_bits, "codes": f"{grid.qmin}..{grid.qmax}", "scales": kind}
+    divided = {name for name, layer in quantized_layers(model).items() if layer.input_scale is not None}
     for name, quantizer in activation_quantizers(model).items():
         if quantizer.calibrated and quantizer.enabled:
             span = f"{quantizer.qmin}..{quantizer.qmax}"
             found[name] = {"bits": quantizer.bits, "codes": span, "scales": "per tensor"}
+            if name.removesuffix(".input") in divided:
+                found[name]["scales"] = "per tensor, its channels divided by input_scale first"
     return found
 
 

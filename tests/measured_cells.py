@@ -19,7 +19,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "qdrop": {"reconstruction": {**LEARNS, "unit": "block"}},
     "selective-focus": {"reconstruction": {**LEARNS, "unit": "network"}, "options": FULL},
     "selective-focus-plus": {
-        "quantization": {"activation_importance": "lanes"},
+        "quantization": {"activation_importance": "lanes", "activation_equalisation": 0.5},
         "reconstruction": {**LEARNS, "unit": "network"},
         "options": FULL,
     },

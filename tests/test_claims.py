@@ -230,8 +230,9 @@ class TestClaims:
         assert anchor.measured.estimate == pytest.approx(10, abs=2)  # type: ignore[union-attr]
         assert single.measured.estimate == pytest.approx(15, abs=2)  # type: ignore[union-attr]
 
-    def test_a_baseline_with_our_ranges_is_no_baseline(self) -> None:
-        ours = {"quantization": {"activation_importance": "lanes"}}
+    @pytest.mark.parametrize("part", [{"activation_importance": "lanes"}, {"activation_equalisation": 0.5}])
+    def test_a_baseline_with_a_part_of_ours_is_no_baseline(self, part: dict[str, Any]) -> None:
+        ours = {"quantization": part}
         record = measured("qdrop-for-lanes", 0.99, base="qdrop")
         lanes = record.model_copy(
             update={"cell": {**record.cell, "settings": {**record.cell["settings"], **ours}}}

@@ -64,6 +64,7 @@ def test_a_detector_that_declares_nothing_has_the_loss_of_selective_focus() -> N
         "batch_size": 4,
         "selection": False,
         "activation_importance": "uniform",
+        "activation_equalisation": 0.0,
     }
     plus, _ = quantize(detector, images, "selective-focus-plus", **common)
     plain, _ = quantize(detector, images, "selective-focus", **common)

@@ -170,6 +170,26 @@ def test_another_file_is_refused_in_one_line(message, saved):
     assert str(path) in str(caught.value)
 
 
+EQUALISED_AND_BROKEN = {
+    "blocks.0.conv1.input_scale is missing": lambda path: rewrite(
+        path, lambda t: t.pop("blocks.0.conv1.input_scale")
+    ),
+    "stem.input_scale is unknown": lambda path: rewrite(path, set_to("stem.input_scale", torch.ones(3))),
+    "is divided by a number that is not above 0": lambda path: rewrite(
+        path, lambda t: t["blocks.0.conv1.input_scale"].fill_(1e-45)
+    ),
+}
+
+
+@pytest.mark.parametrize("message", EQUALISED_AND_BROKEN)
+def test_a_file_with_other_divisions_is_refused(message, images, tmp_path):
+    path = tmp_path / "toy.safetensors"
+    save_quantized(*quantized(images, activation_equalisation=0.5), path)
+    load_quantized(ToyDetector(), path)
+    with pytest.raises(SavedStateError, match=message):
+        load_quantized(ToyDetector(), EQUALISED_AND_BROKEN[message](path))
+
+
 def test_a_detector_that_is_not_quantized_is_refused(images, tmp_path):
     with pytest.raises(SavedStateError, match="is not quantized"):
         save_quantized(*quantize(ToyDetector(), images, "fp32"), tmp_path / "toy.safetensors")

@@ -12,6 +12,7 @@ from typing import Any
 from bench.cells import canonical_json
 from bench.errors import BenchError
 from bench.noise import HeadNoise, read_all
+from bench.same_code import known_code
 from bench.statistics import FrameCounts, Interval, mean_f1
 from bench.store import Record, Result, RunFolder
 from bench.table import method_rank
@@ -49,7 +50,7 @@ class Setting:
     @property
     def ours(self) -> bool:
         """Whether this is Selective Focus, a variation of it, or holds a part of ours, and so is no baseline."""
-        return self.is_selective_focus or self.ranges_for_lanes or self.ranges[2] > 0
+        return self.is_selective_focus or self.ranges_for_lanes or self.equalisation > 0
 
     @property
     def is_selective_focus(self) -> bool:
@@ -59,8 +60,12 @@ class Setting:
     def ranges(self) -> tuple[str, str, float]:
         """How its activations' ranges are found, what they are searched for, and how far channels are equalised."""
         found = self.options.get("quantization", {})
-        kind, importance = found.get("activation_range", ""), found.get("activation_importance", "")
-        return kind, importance, found.get("activation_equalisation", 0.0)
+        return found.get("activation_range", ""), found.get("activation_importance", ""), self.equalisation
+
+    @property
+    def equalisation(self) -> float:
+        """How far channels are brought together before they are quantized."""
+        return float(self.options.get("quantization", {}).get("activation_equalisation", 0.0))
 
     @property
     def ranges_for_lanes(self) -> bool:
@@ -268,4 +273,6 @@ def result_of(record: Record) -> Result:
 
 
 def _values(record: Record, names: Iterable[str]) -> str:
-    return canonical_json([record.cell[name] for name in names])
+    return canonical_json(
+        [known_code(record.cell) if name == "code" else record.cell[name] for name in names]
+    )

@@ -93,7 +93,7 @@ class QuantizationConfig:
     lanes are ("lanes": ``lane_importance.py``; ours)."""
     activation_equalisation: float = 0.0
     """How far the channels of a convolution's input are brought together before they are quantized, their differences
-    taken over by the weight (``equalise.py``): 0 not at all, 1 until their largest values are the same."""
+    taken over by the weight (``equalise.py``): 0 not at all, 1 until their largest values are about the same."""
     percentile: float = 99.99
     aciq_density: Density = "laplace"
     histogram_bins: int = 2048

@@ -1,9 +1,8 @@
-"""Equalised inputs: the channels of a layer's input brought closer together before one step size serves them all.
+"""Equalised inputs: the channels of a convolution's input brought closer together before one step size serves them all.
 
-With s_c of channel c, a convolution gives the same for x_c / s_c and weights W_c s_c, so the
-division can be left to whatever writes x. Activations have one step size a tensor, weights one a row: a channel that
-stays ten times smaller than its neighbours has one code of eight at three bits, and s_c gives it more. What the
-weights pay is learned around. Related: cross-layer equalisation (Nagel et al. 2019), for the weights of neighbouring
+With s_c of channel c, a convolution gives the same for x_c / s_c and weights W_c s_c. Activations have one step size a
+tensor, weights one a row: a channel that stays ten times smaller than its neighbours has two codes of eight at three
+bits, and s_c gives it more. Related: cross-layer equalisation (Nagel et al. 2019), for the weights of neighbouring
 layers, and SmoothQuant (Xiao et al. 2023), for 8-bit transformers. What it does here: docs/findings.md.
 """
 
@@ -16,31 +15,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selective_focus.quantization.config import FLOAT_BITS
 from selective_focus.quantization.layers import QuantizedLayer, quantized_layers
 
-ENOUGH_BITS = 8
-"""Of a layer's input: there is nothing to win with so many."""
 LIMIT = 8.0
-"""A channel is made at most this much larger or smaller against the others: weights have few bits, too."""
+"""The furthest a channel's scale lies from the geometric mean of all: weights have few bits, too."""
 
 
 def equalise_inputs(model: nn.Module, chunks: Sequence[Tensor], exponent: float) -> int:
-    """Divide the input of every convolution of few activation bits channel by channel, and multiply its weight.
+    """Divide the input of every layer that has an ``input_scale`` channel by channel, and multiply its weight.
 
-    Before any range is searched, with nothing quantized yet. Linear layers are left as they are: in a lane detector
-    they read proposals, and the largest values are those of proposals off the lanes. So are layers of several groups.
+    Before any range is searched, with nothing quantized yet.
 
     Args:
         chunks: calibration images, [N, 3, H, W] each.
-        exponent: 0: nothing changes; 1: the largest values of all channels become the same.
+        exponent: 0: nothing changes; 1: the largest values of all channels become the same, but for ``LIMIT``.
 
     Returns:
         the number of layers whose input is divided.
     """
-    layers = [layer for layer in quantized_layers(model).values() if _can_be_equalised(layer)]
+    layers = [layer for layer in quantized_layers(model).values() if layer.input_scale is not None]
+    if not layers:
+        return 0
     peaks: dict[QuantizedLayer, Tensor] = {}
-    handles = [layer.register_forward_pre_hook(partial(_see, peaks)) for layer in layers]
+    handles = [layer.input.register_forward_pre_hook(partial(_see, peaks, layer)) for layer in layers]
     try:
         with torch.no_grad():
             for chunk in chunks:
@@ -64,13 +61,10 @@ def equalising_scale(peaks: Tensor, exponent: float, limit: float = LIMIT) -> Te
     return torch.where(alive, (logs - mean).exp().clamp(1 / limit, limit), 1.0)
 
 
-def _can_be_equalised(layer: QuantizedLayer) -> bool:
-    of_maps = layer.float_weight.ndim > 2 and getattr(layer.layer, "groups", 1) == 1
-    return of_maps and layer.input.bits != FLOAT_BITS and layer.input.bits < ENOUGH_BITS
-
-
-def _see(peaks: dict[QuantizedLayer, Tensor], layer: QuantizedLayer, args: tuple[Any, ...]) -> None:
+def _see(
+    peaks: dict[QuantizedLayer, Tensor], layer: QuantizedLayer, quantizer: nn.Module, args: tuple[Any, ...]
+) -> None:
     """Keep the largest absolute value of each input channel, over all images and calls of a layer."""
-    channels = args[0].detach().movedim(1, 0).flatten(1)
+    channels = args[0].detach().movedim(layer.input_axis, 0).flatten(1)
     peak = channels.abs().amax(1)
     peaks[layer] = torch.maximum(peaks[layer], peak) if layer in peaks else peak

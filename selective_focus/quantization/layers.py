@@ -115,9 +115,12 @@ class QuantizedLayer(nn.Module):
     weight_scale: Tensor
     weight_zero_point: Tensor
     input_scale: Tensor | None
-    """What each channel of the input is divided by before it is quantized [C]; the weight has been multiplied by it."""
+    """What each channel of the input is divided by before it is quantized [C]; the weight has been multiplied by it.
+    None: not at all (``equalise.py``)."""
 
-    def __init__(self, layer: nn.Module, weight_bits: int, activation_bits: int) -> None:
+    def __init__(
+        self, layer: nn.Module, weight_bits: int, activation_bits: int, equalisable: bool = False
+    ) -> None:
         super().__init__()
         self.layer = layer
         self.input = ActivationQuantizer(activation_bits)
@@ -126,7 +129,8 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("float_weight", weight_of(layer).detach().clone(), persistent=False)
         self.register_buffer("weight_scale", torch.ones(()))
         self.register_buffer("weight_zero_point", torch.zeros(()))
-        self.register_buffer("input_scale", None)
+        channels = self.float_weight.movedim(1 - self.channel_axis, 0).shape[:1]
+        self.register_buffer("input_scale", self.float_weight.new_ones(channels) if equalisable else None)
         self._codes: tuple[int, int] | None = None
         self.rounding: nn.Parameter | None = None
         self._floor: Tensor | None = None
@@ -142,7 +146,7 @@ class QuantizedLayer(nn.Module):
     def forward(self, x: Tensor, *rest: Any) -> Any:
         """The layer's own call, its first argument quantized."""
         if self.input_scale is not None:
-            x = x / self.input_scale.view(-1, *[1] * (x.ndim - 2))
+            x = x / self.input_scale.view(-1, *[1] * (-self.input_axis - 1))
         x = self.input(x)
         if self.live_weight is None:
             return self.layer(x, *rest)
@@ -170,25 +174,30 @@ class QuantizedLayer(nn.Module):
         self._codes = (qmin, qmax) if quantized else None
         self.rounding = self._floor = self.live_weight = None
 
-    def divide_input(self, scale: Tensor) -> None:
-        """Divide the input [N, C, ...] by ``scale`` [C] from now on, and multiply the float weight by it.
+    @property
+    def input_axis(self) -> int:
+        """Where a convolution's input has its channels, with a batch dimension or without."""
+        return 1 - self.float_weight.ndim
 
-        For a convolution of one group, before its weight has a grid.
+    def divide_input(self, scale: Tensor) -> None:
+        """Divide the input by ``scale`` [C] as well from now on, channel by channel, and multiply the float weight.
+
+        For a convolution of one group that was given an ``input_scale``, before its weight has a grid.
         """
+        assert self.input_scale is not None
+        self._multiply_float_weight(scale)
+        self.use_float_weight()
+        self.input_scale.mul_(scale)
+
+    def _multiply_float_weight(self, scale: Tensor) -> None:
         columns = self.float_weight.movedim(1 - self.channel_axis, -1)
         self.float_weight = (columns * scale).movedim(-1, 1 - self.channel_axis).contiguous()
-        self.use_float_weight()
-        self.input_scale = scale.detach().clone()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Make room first for what a quantized layer has and a freshly wrapped one has not.
 
-        That is a scale for every output channel, one for every input channel where they were equalised, and the bias
-        that bias correction may have added.
+        That is a scale for every output channel, and the bias that bias correction may have added.
         """
-        divided = state_dict.get(f"{prefix}input_scale")
-        fits = isinstance(divided, Tensor) and divided.shape == self.input_channels
-        self.input_scale = self.float_weight.new_empty(self.input_channels) if fits else None
         shapes = (torch.Size(), self.rows(self.float_weight).shape[:1])
         for name in ("weight_scale", "weight_zero_point"):
             stored = state_dict.get(prefix + name)
@@ -197,12 +206,10 @@ class QuantizedLayer(nn.Module):
         bias = state_dict.get(f"{prefix}layer.bias")
         if isinstance(bias, Tensor) and bias.ndim == 1 and self.layer.bias is None:
             self.layer.bias = nn.Parameter(self.float_weight.new_empty(bias.shape), requires_grad=False)
+        before = None if self.input_scale is None else self.input_scale.clone()
         super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    @property
-    def input_channels(self) -> torch.Size:
-        """[C], of the input of a layer of one group."""
-        return self.float_weight.shape[1 - self.channel_axis :][:1]
+        if before is not None and self.input_scale is not None:
+            self._multiply_float_weight(self.input_scale / before)
 
     def rows(self, weight: Tensor) -> Tensor:
         """The weight with its output channels first."""
@@ -310,7 +317,8 @@ def is_quantizable(module: nn.Module) -> bool:
     """Whether a module has one weight of two or more dimensions, applied to its first argument.
 
     Convolutions, transposed convolutions and linear layers; any other module says so with an attribute
-    ``quantizable = True`` (a deformable convolution, say).
+    ``quantizable = True`` (a deformable convolution, say). It is then linear in that argument, with the channels of
+    both where a layer of its kind has them.
     """
     kinds = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
     return isinstance(module, kinds) or bool(getattr(module, "quantizable", False))

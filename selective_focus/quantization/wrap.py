@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from selective_focus.quantization.layers import (
     weight_of,
 )
 from selective_focus.quantization.trace import Trace, trace
+
+_ENOUGH_BITS = 8
 
 
 @dataclass
@@ -133,12 +136,16 @@ def twin_models(
         raise ConfigurationError(
             f"output_layers names {sorted(unknown)}, expected names of layers such as {layers[-1]!r}"
         )
+    uses = Counter(id(weight_of(modules[name])) for name in layers)
     for name in layers:
         first, output = name == layers[0], name in outputs
+        bits = config.activation_bits_for(first=first, output=output)
+        own = uses[id(weight_of(modules[name]))] == 1
         wrapped = QuantizedLayer(
             modules[name],
             config.weight_bits_for(first=first, output=output),
-            config.activation_bits_for(first=first, output=output),
+            bits,
+            equalisable=config.activation_equalisation > 0 and own and _can_be_equalised(modules[name], bits),
         )
         _replace(quantized_model, modules[name], wrapped)
     if config.quantize_products:
@@ -148,6 +155,14 @@ def twin_models(
     quantized_model.requires_grad_(False)
     left = _left_in_float(quantized_model, seen)
     return TwinModels(float_model, quantized_model, seen, sorted(outputs), left)
+
+
+def _can_be_equalised(layer: nn.Module, bits: int) -> bool:
+    """A convolution of one group whose input has so few bits that there is something to win.
+
+    Linear layers are left as they are: equalising those of CLRNet cost more than the convolutions gained.
+    """
+    return weight_of(layer).ndim > 2 and getattr(layer, "groups", 1) == 1 and bits < _ENOUGH_BITS
 
 
 def _left_in_float(model: nn.Module, seen: Trace) -> list[str]:
