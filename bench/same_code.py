@@ -26,7 +26,7 @@ _PAIR = (
 
 
 def known_code(cell: Mapping[str, Any]) -> str:
-    """The digest of a cell's code, or the earliest one that was found to give the same numbers."""
+    """The digest of a cell's code; of codes that were found to give the same numbers, the one that stands for all."""
     code = str(cell["code"])
     for _ in range(len(_same_codes(TABLE))):
         code = _same_codes(TABLE).get(code, code)
@@ -65,11 +65,11 @@ def equal_cells(
 
 
 def rows_of(pairs: Iterable[tuple[Record, Record]]) -> list[dict[str, str]]:
-    """The lines of the table for pairs of equal cells: a detector's two codes, and how many cells showed it."""
+    """The new lines of the table for pairs of equal cells: a detector's two codes, and how many cells showed it."""
     counts: dict[tuple[str, str, str], int] = {}
     for old, new in pairs:
-        names = (str(new.cell["detector"]), str(new.cell["code"]), str(old.cell["code"]))
-        if known_code(old.cell) != known_code(new.cell):
+        names = (str(new.cell["detector"]), known_code(new.cell), known_code(old.cell))
+        if names[1] != names[2]:
             counts[names] = counts.get(names, 0) + 1
     return [dict(zip(COLUMNS, (*names, str(count)), strict=True)) for names, count in sorted(counts.items())]
 

@@ -55,11 +55,11 @@ def main() -> int:
 
 
 def add(rows: list[dict[str, str]]) -> None:
-    """Put the rows into the table, in place of older ones about the same code."""
+    """Put the rows at the end of the table. A code that has a line already is in none of them."""
     kept: list[dict[str, str]] = []
     if TABLE.is_file():
         with TABLE.open(encoding="utf-8", newline="") as file:
-            kept = [row for row in csv.DictReader(file) if row["code"] not in {new["code"] for new in rows}]
+            kept = list(csv.DictReader(file))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -16,6 +16,7 @@ LEARNS = {"iterations": 100, "batch_size": 8}
 SETTINGS: dict[str, dict[str, Any]] = {
     "fp32": {},
     "minmax": {},
+    "omse": {},
     "qdrop": {"reconstruction": {**LEARNS, "unit": "block"}},
     "selective-focus": {"reconstruction": {**LEARNS, "unit": "network"}, "options": FULL},
     "selective-focus-plus": {

@@ -61,6 +61,15 @@ def test_equal_cells_join_two_versions(call, capsys) -> None:
     assert not any(row.other_code for row in section.rows)
 
 
+def test_a_third_version_joins_the_other_two(call) -> None:
+    old, new = versions()
+    assert call(old, new) == 0
+    third = [measured(method, code="third") for method in ("selective-focus", "omse")]
+    assert call(third, new) == 0
+    assert call(third, new) == 0, "once more changes nothing"
+    assert methods_judged([*old, *new, *third]) == {"minmax", "qdrop", "selective-focus", "omse"}
+
+
 def test_one_different_frame_joins_nothing(call, capsys, tmp_path: Path) -> None:
     old, new = versions(hit=0.89)
     assert call(old, new) == 1

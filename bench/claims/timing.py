@@ -128,7 +128,7 @@ def _minutes_verdict(measured: Interval | None, subject: Subject) -> tuple[Verdi
 def time_to_reach(subject: Subject) -> list[TimeToReach]:
     """For each bit setting with a QDrop that works: the fastest setting of each method of ours that has its F1.
 
-    On the seeds that both have. The seconds are those of a whole run of that setting: the more budgets were run, the
+    On the seeds that both have, timed alike; a method without such a seed has no row. The seconds are those of a whole run of that setting: the more budgets were run, the
     closer to the truth.
     """
     rows = []
@@ -136,10 +136,11 @@ def time_to_reach(subject: Subject) -> list[TimeToReach]:
         qdrop = subject.find(REFERENCE, bits)
         if qdrop is None or subject.is_destroyed(qdrop) or not qdrop.seconds(subject.machine):
             continue
+        theirs = qdrop.seconds(subject.machine)
         for method in (METHOD, PLUS):
-            settings = [setting for setting in subject.at(bits) if setting.method == method]
+            own = [setting for setting in subject.at(bits) if setting.method == method]
+            settings = [setting for setting in own if setting.seconds(subject.machine).keys() & theirs.keys()]
             reached = [found for setting in settings if (found := _reached(subject, setting, qdrop))]
-            theirs = qdrop.seconds(subject.machine)
             seconds, label, qdrop_s = min(reached, default=(None, "", sum(theirs.values()) / len(theirs)))
             if settings:
                 rows.append(TimeToReach(subject.name, bits, method, qdrop_s, seconds, label))
