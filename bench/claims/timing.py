@@ -128,8 +128,8 @@ def _minutes_verdict(measured: Interval | None, subject: Subject) -> tuple[Verdi
 def time_to_reach(subject: Subject) -> list[TimeToReach]:
     """For each bit setting with a QDrop that works: the fastest setting of each method of ours that has its F1.
 
-    On the seeds that both have, timed alike; a method without such a seed has no row. The seconds are those of a whole run of that setting: the more budgets were run, the
-    closer to the truth.
+    On the seeds that both have, timed alike; a method without such a seed has no row. The seconds are those of a whole
+    run of that setting: the more budgets were run, the closer to the truth.
     """
     rows = []
     for bits in subject.bits:
