@@ -129,8 +129,8 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("float_weight", weight_of(layer).detach().clone(), persistent=False)
         self.register_buffer("weight_scale", torch.ones(()))
         self.register_buffer("weight_zero_point", torch.zeros(()))
-        channels = self.float_weight.movedim(1 - self.channel_axis, 0).shape[:1]
-        self.register_buffer("input_scale", self.float_weight.new_ones(channels) if equalisable else None)
+        ones = self.float_weight.new_ones(self._input_channels) if equalisable else None
+        self.register_buffer("input_scale", ones)
         self._codes: tuple[int, int] | None = None
         self.rounding: nn.Parameter | None = None
         self._floor: Tensor | None = None
@@ -175,6 +175,11 @@ class QuantizedLayer(nn.Module):
         self.rounding = self._floor = self.live_weight = None
 
     @property
+    def _input_channels(self) -> torch.Size:
+        """[C], of a layer of one group."""
+        return self.float_weight.movedim(1 - self.channel_axis, 0).shape[:1]
+
+    @property
     def input_axis(self) -> int:
         """Where a convolution's input has its channels, with a batch dimension or without."""
         return 1 - self.float_weight.ndim
@@ -196,8 +201,12 @@ class QuantizedLayer(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Make room first for what a quantized layer has and a freshly wrapped one has not.
 
-        That is a scale for every output channel, and the bias that bias correction may have added.
+        That is a scale for every output channel, one for every channel of the input where they were equalised, and the
+        bias that bias correction may have added.
         """
+        divided = state_dict.get(f"{prefix}input_scale")
+        if isinstance(divided, Tensor) and self.input_scale is None and divided.shape == self._input_channels:
+            self.input_scale = self.float_weight.new_ones(self._input_channels)
         shapes = (torch.Size(), self.rows(self.float_weight).shape[:1])
         for name in ("weight_scale", "weight_zero_point"):
             stored = state_dict.get(prefix + name)
